@@ -1,0 +1,78 @@
+"""One GritLM in every role: embeddings, chat model and more for LangChain, LlamaIndex and Chroma.
+
+Importing this package loads neither torch nor a framework; the names below load what they need at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grit_integrations.errors import (
+        CollectionMismatchError,
+        ContextOverflowError,
+        EmptyTextError,
+        GritError,
+        IngestError,
+        MissingExtraError,
+        ModelLoadError,
+        OptionError,
+        PromptError,
+    )
+    from grit_integrations.generation import Decoding, Generation, GenerationChunk, Timings, TokenLogprob, Usage
+    from grit_integrations.model import GritLM
+    from grit_integrations.prompts import Message
+    from grit_integrations.streaming import GenerationStream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": (
+        "CollectionMismatchError",
+        "ContextOverflowError",
+        "EmptyTextError",
+        "GritError",
+        "IngestError",
+        "MissingExtraError",
+        "ModelLoadError",
+        "OptionError",
+        "PromptError",
+    ),
+    "generation": ("Decoding", "Generation", "GenerationChunk", "Timings", "TokenLogprob", "Usage"),
+    "model": ("GritLM",),
+    "prompts": ("Message",),
+    "streaming": ("GenerationStream",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CollectionMismatchError",
+    "ContextOverflowError",
+    "Decoding",
+    "EmptyTextError",
+    "Generation",
+    "GenerationChunk",
+    "GenerationStream",
+    "GritError",
+    "GritLM",
+    "IngestError",
+    "Message",
+    "MissingExtraError",
+    "ModelLoadError",
+    "OptionError",
+    "PromptError",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,233 @@
+"""Token ids to tokens: prefill, the decode loop over a preallocated cache, sampling, stop strings, streaming text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import Cache
+
+from grit_integrations.generation import (
+    Decoding,
+    FinishReason,
+    Generation,
+    GenerationChunk,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from grit_integrations.kv.cache import preallocated_cache
+from grit_integrations.tokenization import PromptTokenizer
+from grit_integrations.weights import Weights
+
+_RESERVE = 256  # new tokens that a cache has room for before it first doubles
+
+
+class StopText:
+    """Cuts a growing text at the first stop string and holds back what could become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """Return what of the text can be shown now that `piece` has come."""
+        text = self._held + piece
+        at = min((i for i in (text.find(stop) for stop in self._stops) if i >= 0), default=-1)
+        if at >= 0:
+            self.found, self._held = True, ""
+            return text[:at]
+        keep = self._possible_stop(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return the held-back text; no stop string came of it."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_stop(self, text: str) -> int:
+        """Return the length of the longest end of `text` that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=0) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+
+@dataclass(slots=True)
+class Row:
+    """One running generation: its cache, its options, and what it has said so far."""
+
+    prompt: Sequence[int]
+    decoding: Decoding
+    cache: Cache
+    processors: LogitsProcessorList
+    generator: torch.Generator | None
+    detokenizer: DecodeStream
+    stop: StopText
+    submitted: float
+    started: float
+    first_token: float = 0.0
+    prefilled: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+class Decoder:
+    """Runs the causal language model for generations, each in a row with a cache of its own."""
+
+    def __init__(self, weights: Weights, tokenizer: PromptTokenizer) -> None:
+        self._lm = weights.lm
+        self._device = weights.device
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.hf.backend_tokenizer
+        self._end_ids = _end_ids(weights, tokenizer)
+
+    def start(self, prompt: Sequence[int], decoding: Decoding, *, submitted: float) -> Row:
+        """Return a row for `prompt`; nothing is computed yet. `submitted` is a `time.perf_counter()` reading."""
+        room = len(prompt) + min(decoding.max_new_tokens, _RESERVE)
+        return Row(
+            prompt=prompt,
+            decoding=decoding,
+            cache=preallocated_cache(self._lm.config.num_hidden_layers, room),
+            processors=_processors(decoding),
+            generator=_generator(decoding, self._device),
+            detokenizer=DecodeStream(skip_special_tokens=True),
+            stop=StopText(decoding.stop),
+            submitted=submitted,
+            started=time.perf_counter(),
+        )
+
+    def step(self, rows: Sequence[Row]) -> list[GenerationChunk]:
+        """Advance each row by one token and return one chunk a row; a finished row's chunk holds its generation.
+
+        The rows run one after the other: batching them belongs here and changes no caller.
+        """
+        return [self._step(row) for row in rows]
+
+    @torch.inference_mode()
+    def _step(self, row: Row) -> GenerationChunk:
+        logits = self._forward(row)  # (1, vocab) float32
+        token = self._choose(row, logits)
+        logprobs = self._logprobs(row, logits, token)
+        now = time.perf_counter()
+        row.first_token = row.first_token or now
+        row.token_ids.append(token)
+        row.logprobs += logprobs
+        text = self._text(row, token)
+        if row.finish_reason is None:
+            return GenerationChunk(text, logprobs)
+        return GenerationChunk(text, logprobs, self._finish(row))
+
+    def _forward(self, row: Row) -> Tensor:
+        """Run the tokens the cache has not seen and return the last position's logits, (1, vocab) float32."""
+        new = row.token_ids[-1:] or row.prompt
+        ids = torch.tensor([new], device=self._device)
+        output = self._lm(input_ids=ids, past_key_values=row.cache, use_cache=True, logits_to_keep=1)
+        row.prefilled = row.prefilled or time.perf_counter()
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _choose(self, row: Row, logits: Tensor) -> int:
+        if row.processors:
+            seen = torch.tensor([[*row.prompt, *row.token_ids]], device=logits.device)
+            logits = row.processors(seen, logits.clone())
+        if row.generator is None:
+            return int(logits.argmax(dim=-1))
+        probabilities = torch.softmax(logits, dim=-1)
+        return int(torch.multinomial(probabilities, 1, generator=row.generator))
+
+    def _logprobs(self, row: Row, logits: Tensor, token: int) -> tuple[TokenLogprob, ...]:
+        wanted = row.decoding.logprobs
+        if wanted is None:
+            return ()
+        scores = torch.log_softmax(logits[0], dim=-1)
+        top = torch.topk(scores, min(wanted, scores.numel())) if wanted else None
+        pairs = () if top is None else tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        alternatives = tuple((self._piece(index), value) for index, value in pairs)
+        return (TokenLogprob(self._piece(token), token, float(scores[token]), alternatives),)
+
+    def _text(self, row: Row, token: int) -> str:
+        """Return the text that `token` adds, and set the row's finish reason if it is the last one."""
+        if token in self._end_ids:
+            row.finish_reason = "stop"
+            shown = row.stop.flush()
+        else:
+            shown = row.stop.push(row.detokenizer.step(self._backend, token) or "")
+            if row.stop.found:
+                row.finish_reason = "stop"
+            elif len(row.token_ids) == row.decoding.max_new_tokens:
+                row.finish_reason = "length"
+                shown += row.stop.flush()
+        row.pieces.append(shown)
+        return shown
+
+    def _finish(self, row: Row) -> Generation:
+        assert row.finish_reason is not None
+        end = time.perf_counter()
+        timings = Timings(
+            queue=row.started - row.submitted,
+            prefill=row.prefilled - row.started,
+            time_to_first_token=row.first_token - row.submitted,
+            decode=end - row.first_token,
+        )
+        return Generation(
+            text="".join(row.pieces),
+            token_ids=tuple(row.token_ids),
+            finish_reason=row.finish_reason,
+            usage=Usage(len(row.prompt), len(row.token_ids)),
+            timings=timings,
+            logprobs=tuple(row.logprobs),
+        )
+
+    def _piece(self, token: int) -> str:
+        return str(self._tokenizer.hf.convert_ids_to_tokens(token))
+
+
+def _end_ids(weights: Weights, tokenizer: PromptTokenizer) -> frozenset[int]:
+    configured = getattr(weights.lm.generation_config, "eos_token_id", None)
+    extra = configured if isinstance(configured, list) else [configured]
+    return frozenset([tokenizer.eos_id, *(int(token) for token in extra if token is not None)])
+
+
+def _processors(decoding: Decoding) -> LogitsProcessorList:
+    """Return transformers' own processors in the order in which `generate` applies them."""
+    processors = LogitsProcessorList()
+    if decoding.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
+    if decoding.temperature == 0:
+        return processors
+    if decoding.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
+    if decoding.top_k:
+        processors.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1.0:
+        processors.append(TopPLogitsWarper(float(decoding.top_p)))
+    return processors
+
+
+def _generator(decoding: Decoding, device: torch.device) -> torch.Generator | None:
+    """Return the row's own source of randomness, or `None` for greedy decoding."""
+    if decoding.temperature == 0:
+        return None
+    generator = torch.Generator(device=device)
+    if decoding.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(decoding.seed)
+    return generator

@@ -1,0 +1,56 @@
+"""Everything that one set of weights needs to work, made once per process and shared by every object that asks for it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from pathlib import Path
+
+from grit_integrations.checkpoint import Checkpoint
+from grit_integrations.decoder import Decoder
+from grit_integrations.encoder import Encoder
+from grit_integrations.scheduler import Scheduler
+from grit_integrations.weights import LoadOptions, Weights, load_weights
+
+
+class Engine:
+    """One set of loaded weights with its encoder view, its decoder and the thread that runs them."""
+
+    def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
+        self.checkpoint = checkpoint
+        self.weights = weights
+        tokenizer = checkpoint.tokenizer
+        encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
+        self.scheduler = Scheduler(encoder, Decoder(weights, tokenizer))
+
+
+_engines: weakref.WeakValueDictionary[tuple[str, ...], Engine] = weakref.WeakValueDictionary()
+_locks: dict[tuple[str, ...], threading.Lock] = {}
+_registry_lock = threading.Lock()
+
+
+def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool | None = None) -> Engine:
+    """Return the process's one engine for this checkpoint and these options, loading it if nobody holds it.
+
+    Concurrent callers wait for a single load. The engine lives as long as somebody holds it.
+
+    Raises:
+        ModelLoadError: the checkpoint cannot be loaded as asked.
+    """
+    key = (_identity(checkpoint.directory), options.key())
+    with _registry_lock:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        engine = _engines.get(key)
+        if engine is None:
+            checkpoint.check()
+            engine = Engine(checkpoint, load_weights(checkpoint, options, progress=progress))
+            _engines[key] = engine
+        return engine
+
+
+def _identity(directory: Path) -> str:
+    """Return a string that changes when a checkpoint is written anew in the same place."""
+    files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f"{directory.resolve()}{stats}"

@@ -1,0 +1,59 @@
+"""Every error this package raises on purpose.
+
+GritError
+├── ModelLoadError            a checkpoint, tokenizer or device that cannot be used as asked
+├── PromptError               text or messages that cannot become a prompt (also ValueError)
+│   ├── EmptyTextError        nothing to read
+│   └── ContextOverflowError  longer than the model's window
+├── OptionError               an option or its value that does not exist (also ValueError)
+├── CollectionMismatchError   stored vectors that another model made (also ValueError)
+├── IngestError               a file that cannot be read as text
+└── MissingExtraError         an optional dependency that is not installed (also ImportError)
+
+A message says what was found, what was wanted, and the cure.
+"""
+
+from __future__ import annotations
+
+
+class GritError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ModelLoadError(GritError):
+    """A checkpoint, tokenizer or device that cannot be used as asked."""
+
+
+class PromptError(GritError, ValueError):
+    """Text or messages that cannot become a prompt."""
+
+
+class EmptyTextError(PromptError):
+    """Text without a single character to read."""
+
+
+class ContextOverflowError(PromptError):
+    """A prompt longer than the model's window."""
+
+
+class OptionError(GritError, ValueError):
+    """An option that does not exist, or a value that it cannot have."""
+
+
+class CollectionMismatchError(GritError, ValueError):
+    """A collection whose vectors were made by another model."""
+
+
+class IngestError(GritError):
+    """A file that cannot be read as text."""
+
+
+class MissingExtraError(GritError, ImportError):
+    """An optional dependency that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"`{package}` is not installed and this part of grit_integrations needs it. "
+            f"Install it with: pip install 'grit_integrations[{extra}]'",
+            name=package,
+        )

@@ -1,0 +1,119 @@
+"""What a generation is asked for and what it gives back: plain values, no tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from grit_integrations.errors import OptionError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen and when they end. Checked when it is made.
+
+    Attributes:
+        max_new_tokens: at most so many tokens, at least 1.
+        temperature: 0 is greedy; above 0 samples from logits divided by it.
+        top_p: keep the smallest set of tokens whose probability reaches it, in (0, 1].
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        seed: makes sampling repeatable; `None` draws a new one.
+        repetition_penalty: above 1 makes tokens that already occurred (prompt included) less likely.
+        stop: strings that end the text; they may span tokens and are not part of it.
+        logprobs: report each token's log-probability and that of so many alternatives; `None` reports none.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        _check(_is_count(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number from 1 up")
+        _check(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _check(_is_count(self.top_k, 0), "top_k", self.top_k, "a whole number from 0 (all) up")
+        _check(self.seed is None or _is_count(self.seed, 0), "seed", self.seed, "a whole number from 0 up, or None")
+        penalty = self.repetition_penalty
+        _check(_is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
+        _check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
+        _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token's natural-log probability under the model, before sampling options, with alternatives."""
+
+    token: str
+    token_id: int
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation. The end-of-text token counts as generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall-clock seconds of one generation, measured where the work is done."""
+
+    queue: float
+    prefill: float
+    time_to_first_token: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished generation: its text, its tokens, why it ended, and what it cost."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """A piece of a stream. The last one has no text of its own left to add but carries the whole `generation`."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = field(default=())
+    generation: Generation | None = None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check(valid: bool, name: str, found: object, wanted: str) -> None:
+    if not valid:
+        raise OptionError(f"{name}={found!r} is not possible. It must be {wanted}.")

@@ -1,0 +1,68 @@
+"""The KV cache of one running request: preallocated, so that a decoded token never copies the tokens before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers ships no types for it
+    """One layer's keys and values in a buffer with room to grow.
+
+    transformers' `DynamicLayer` concatenates at each token, which at 4,000 tokens costs more than the attention
+    itself. Here a token is written in place; a full buffer doubles.
+    """
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = self._buffer(key_states)  # (rows, kv_heads, capacity, head_dim)
+        self.values = self._buffer(value_states)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write new states, (rows, kv_heads, new, head_dim), and return views of all states so far."""
+        end = self._length + key_states.shape[-2]
+        if not self.is_initialized:
+            self._capacity = max(self._capacity, end)
+            self.lazy_initialization(key_states, value_states)
+        elif end > self._capacity:
+            self._grow(end)
+        self.keys[:, :, self._length : end] = key_states
+        self.values[:, :, self._length : end] = value_states
+        self._length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def _buffer(self, like: Tensor) -> Tensor:
+        rows, heads, _, dim = like.shape
+        return like.new_empty((rows, heads, self._capacity, dim))
+
+    def _grow(self, needed: int) -> None:
+        self._capacity = max(needed, 2 * self._capacity)
+        keys, values = self.keys, self.values
+        self.keys, self.values = self._buffer(keys), self._buffer(values)
+        self.keys[:, :, : self._length] = keys[:, :, : self._length]
+        self.values[:, :, : self._length] = values[:, :, : self._length]
+
+
+def preallocated_cache(layers: int, capacity: int) -> Cache:
+    """Return an empty cache for one request with room for `capacity` tokens in each of `layers` layers."""
+    return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])

@@ -1,0 +1,166 @@
+"""Every prompt format of GritLM, as segments of trusted template and untrusted content.
+
+A prompt is a list of segments. Each is tokenised on its own and the ids are joined (see `tokenization.py`), so a text
+has the same ids wherever it stands in a prompt. Formats: GritLM README and `training/run.py` (`BASE_BOS`, `USER_BOS`,
+`EMBED_BOS`, `TURN_SEP`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, get_args
+
+from grit_integrations.errors import EmptyTextError, PromptError
+
+USER = "<|user|>\n"
+ASSISTANT = "<|assistant|>\n"
+EMBED = "<|embed|>\n"
+MARKERS = ("<|user|>", "<|assistant|>", "<|embed|>")
+
+ZERO_WIDTH_SPACE = "\u200b"
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Special(Enum):
+    """A control token of the tokenizer itself; the only way one enters a prompt."""
+
+    BOS = "bos"
+    EOS = "eos"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of prompt text. Content comes from users and documents and is neutralised; template text is ours."""
+
+    text: str
+    content: bool = False
+
+
+Part = Special | Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Messages = str | Sequence[Message | Mapping[str, str]]
+
+
+def embedding_header(instruction: str = "") -> list[Part]:
+    """Return what stands before the text in an embedding prompt; it is attended to and never pooled."""
+    if not instruction:
+        return [Special.BOS, Segment(EMBED)]
+    return [Special.BOS, Segment(USER), Segment(instruction, content=True), Segment("\n" + EMBED)]
+
+
+def chat_prompt(messages: Messages) -> list[Part]:
+    """Return the parts of a generation prompt that ends where the assistant's next turn begins.
+
+    GritLM was trained without a system role, on alternating turns. So a system turn is read as a user turn,
+    consecutive turns of one role merge (separated by a blank line), empty turns vanish, and any order of roles is
+    accepted.
+
+    Raises:
+        EmptyTextError: no message has any text.
+        PromptError: a message without role and content, or with another role.
+    """
+    turns = _merge(as_messages(messages))
+    if not turns:
+        raise EmptyTextError("The messages hold no text. Give at least one message that is not blank.")
+    parts: list[Part] = [Special.BOS]
+    for index, turn in enumerate(turns):
+        lead = "\n" if index else ""
+        content = Segment(turn.content, content=True)
+        if turn.role == "user":
+            parts += [Segment(lead + USER), content]
+        else:
+            parts += [Segment(lead + ASSISTANT), content, Special.EOS]
+    parts.append(Segment("\n" + ASSISTANT))
+    return parts
+
+
+def as_messages(messages: Messages) -> list[Message]:
+    """Return `messages` as `Message` objects; a string is one user turn, a mapping needs `role` and `content`."""
+    if isinstance(messages, str):
+        return [Message("user", messages)]
+    return [_as_message(message, index) for index, message in enumerate(messages)]
+
+
+def check_text(text: object, where: str) -> str:
+    """Return `text` if a prompt can hold it.
+
+    Raises:
+        PromptError: not a string, a NUL character, or a lone surrogate.
+        EmptyTextError: empty or only white space.
+    """
+    checked = check_characters(text, where)
+    if not checked.strip():
+        raise EmptyTextError(f"{where} is empty or only white space. Remove it or give it some text.")
+    return checked
+
+
+def check_characters(text: object, where: str) -> str:
+    """Return `text` if it is a string that can be encoded; blank text passes."""
+    if not isinstance(text, str):
+        raise PromptError(f"{where} is a {type(text).__name__}, not a string. Convert it to text first.")
+    if "\x00" in text:
+        raise PromptError(f"{where} has a NUL character at position {text.index(chr(0))}. Remove it: text has none.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{where} has a lone surrogate at position {error.start} and is not valid Unicode. "
+            "Decode the source as UTF-8 with errors='replace'."
+        ) from None
+    return text
+
+
+def neutralise(text: str, control: Collection[str] = MARKERS) -> str:
+    """Return `text` with a zero-width space inside every spelled-out control sequence.
+
+    The words stay readable and nothing else changes, but the sequence can no longer become a control token or the
+    ids of a marker.
+
+    >>> neutralise("say <|user|> twice").replace("\\u200b", "·")
+    'say <·|user|> twice'
+    """
+    pattern = re.compile("|".join(re.escape(word) for word in sorted(control, key=len, reverse=True)))
+    while pattern.search(text):
+        text = pattern.sub(lambda match: match[0][0] + ZERO_WIDTH_SPACE + match[0][1:], text)
+    return text
+
+
+def _as_message(message: Message | Mapping[str, str], index: int) -> Message:
+    where = f"Message {index}"
+    if isinstance(message, Mapping):
+        missing = {"role", "content"} - set(message)
+        if missing:
+            raise PromptError(f"{where} has no {' and no '.join(sorted(missing))}. Give both role and content.")
+        message = Message(message["role"], message["content"])  # type: ignore[arg-type]  # the role is checked below
+    if message.role not in ROLES:
+        raise PromptError(f"{where} has the role {message.role!r}. Use one of {', '.join(ROLES)}.")
+    check_characters(message.content, where)
+    return message
+
+
+def _merge(messages: Iterable[Message]) -> list[Message]:
+    """Fold system turns into user turns, drop blank turns, and merge neighbours of one role."""
+    merged: list[Message] = []
+    for message in messages:
+        if not message.content.strip():
+            continue
+        role: Role = "assistant" if message.role == "assistant" else "user"
+        if merged and merged[-1].role == role:
+            merged[-1] = Message(role, f"{merged[-1].content}\n\n{message.content}")
+        else:
+            merged.append(Message(role, message.content))
+    return merged

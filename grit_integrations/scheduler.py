@@ -1,0 +1,223 @@
+"""The one thread that runs a set of weights: coalesces embeddings into batches, steps generations, never mixes up errors."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from grit_integrations.channel import Channel
+from grit_integrations.decoder import Decoder, Row
+from grit_integrations.encoder import Encoder, EncoderInput, Pooling
+from grit_integrations.errors import GritError
+from grit_integrations.generation import Decoding, GenerationChunk
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True, eq=False)
+class EncodeJob:
+    """Texts of one caller, each encoded in whichever batch it fits into."""
+
+    items: Sequence[EncoderInput]
+    pooling: Pooling
+    on_progress: Progress | None
+    future: Future[Tensor] = field(default_factory=Future)  # (texts, dim) float32
+    waiting: list[int] = field(init=False)  # indices not encoded yet, shortest first
+    vectors: list[Tensor | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waiting = sorted(range(len(self.items)), key=lambda index: len(self.items[index]))
+        self.vectors = [None] * len(self.items)
+
+
+@dataclass(slots=True, eq=False)
+class GenerateJob:
+    """One generation and the channel its chunks go to."""
+
+    prompt: Sequence[int]
+    decoding: Decoding
+    channel: Channel[GenerationChunk] = field(default_factory=Channel)
+    submitted: float = field(default_factory=time.perf_counter)
+    row: Row | None = None
+
+
+class Scheduler:
+    """Owns the worker thread. Callers submit from any thread and wait on a future or a channel.
+
+    The worker alternates between one encoder batch and one decode step of every generation, so neither starves. It
+    ends when `close` is called or the scheduler is garbage collected.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
+        self._encodes: list[EncodeJob] = []
+        self._generates: list[GenerateJob] = []
+        self._inbox: queue.SimpleQueue[EncodeJob | GenerateJob | None] = queue.SimpleQueue()
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()  # orders submissions against close
+        self._thread = threading.Thread(
+            target=_work, args=(weakref.ref(self), self._inbox), name="grit-worker", daemon=True
+        )
+        self._stop = weakref.finalize(self, self._inbox.put, None)
+        self._thread.start()
+
+    def encode(
+        self, items: Sequence[EncoderInput], pooling: Pooling, *, on_progress: Progress | None = None
+    ) -> Future[Tensor]:
+        """Queue texts; the future gives (texts, dim) float32 in their order. Cancelling it stops the work."""
+        job = EncodeJob(items, pooling, on_progress)
+        self._submit(job)
+        return job.future
+
+    def generate(self, prompt: Sequence[int], decoding: Decoding) -> Channel[GenerationChunk]:
+        """Queue a generation; its chunks come through the channel, and closing the channel stops it."""
+        job = GenerateJob(prompt, decoding)
+        self._submit(job)
+        return job.channel
+
+    def close(self) -> None:
+        """Stop the worker; work that is still queued fails with a clear error."""
+        with self._lock:
+            self._closed = True
+            self._stop()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _submit(self, job: EncodeJob | GenerateJob) -> None:
+        if os.getpid() != self._pid:
+            raise GritError(
+                "This model was loaded before the process forked, and its worker thread does not exist here. "
+                "Start workers with the 'spawn' method; the model is then loaded in each of them."
+            )
+        with self._lock:
+            if self._closed:
+                raise GritError("This model was unloaded while it was being used. Call it again to load it anew.")
+            self._inbox.put(job)
+
+    # Everything below runs on the worker thread.
+
+    def _accept(self, job: EncodeJob | GenerateJob) -> None:
+        if isinstance(job, EncodeJob):
+            self._encodes.append(job)
+        else:
+            self._generates.append(job)
+
+    def _run_until_idle(self) -> bool:
+        """Work until nothing is queued. Returns False if the scheduler was told to stop."""
+        while self._encodes or self._generates:
+            self._encode_batch()
+            self._decode_step()
+            if not self._drain_inbox():
+                self._abandon()
+                return False
+        return True
+
+    def _drain_inbox(self) -> bool:
+        while not self._inbox.empty():
+            job = self._inbox.get_nowait()
+            if job is None:
+                return False
+            self._accept(job)
+        return True
+
+    def _abandon(self) -> None:
+        error = GritError("The model was unloaded before this request was finished. Send it again.")
+        for encode in self._encodes:
+            _fail(encode.future, error)
+        for generate in self._generates:
+            generate.channel.fail(error)
+        self._encodes, self._generates = [], []
+
+    def _encode_batch(self) -> None:
+        """Run one batch: the job with the least left goes first, and texts of like length ride along."""
+        self._encodes = [job for job in self._encodes if job.waiting and not job.future.done()]
+        if not self._encodes:
+            return
+        leader = min(self._encodes, key=lambda job: len(job.waiting))
+        batch = self._compose(leader)
+        try:
+            vectors = self._encoder.forward([job.items[index] for job, index in batch], leader.pooling)
+        except Exception as error:  # whatever torch raises belongs to the callers of this batch, not to the worker
+            for job in {id(job): job for job, _ in batch}.values():
+                _fail(job.future, error)
+            return
+        self._deliver(batch, vectors)
+
+    def _compose(self, leader: EncodeJob) -> list[tuple[EncodeJob, int]]:
+        """Take texts out of the jobs' waiting lists, longest first, up to the token budget."""
+        longest = len(leader.items[leader.waiting[-1]])
+        room = max(1, self._encoder.batch_tokens // longest)
+        batch = [(leader, index) for index in _take(leader, longest, room)]
+        for job in self._encodes:
+            if job is not leader and job.pooling == leader.pooling and len(batch) < room:
+                batch += [(job, index) for index in _take(job, longest, room - len(batch))]
+        return batch
+
+    def _deliver(self, batch: Sequence[tuple[EncodeJob, int]], vectors: Tensor) -> None:
+        done: dict[int, tuple[EncodeJob, int]] = {}
+        for (job, index), vector in zip(batch, vectors, strict=True):
+            job.vectors[index] = vector
+            done[id(job)] = (job, done.get(id(job), (job, 0))[1] + 1)
+        for job, count in done.values():
+            if job.on_progress is not None:
+                job.on_progress(count)
+            if not job.waiting and job.future.set_running_or_notify_cancel():
+                job.future.set_result(torch.stack([vector for vector in job.vectors if vector is not None]))
+
+    def _decode_step(self) -> None:
+        self._generates = [job for job in self._generates if not job.channel.closed]
+        for job in list(self._generates):
+            try:
+                row = job.row = job.row or self._decoder.start(job.prompt, job.decoding, submitted=job.submitted)
+                (chunk,) = self._decoder.step([row])
+            except Exception as error:  # belongs to this generation alone
+                self._generates.remove(job)
+                job.channel.fail(error)
+                continue
+            if chunk.generation is not None:
+                self._generates.remove(job)
+            job.channel.put(chunk)
+
+
+def _work(reference: weakref.ref[Scheduler], inbox: queue.SimpleQueue[EncodeJob | GenerateJob | None]) -> None:
+    """Serve jobs. While idle, only a weak reference is held: dropping the last model frees weights and thread."""
+    while True:
+        job = inbox.get()
+        scheduler = reference()
+        if scheduler is None or job is None:
+            return
+        scheduler._accept(job)
+        del job
+        if not scheduler._run_until_idle():
+            return
+        del scheduler
+
+
+def _take(job: EncodeJob, longest: int, room: int) -> list[int]:
+    """Remove and return up to `room` indices of `job` no longer than `longest`, but not much shorter either."""
+    taken: list[int] = []
+    position = len(job.waiting) - 1
+    while position >= 0 and len(taken) < room:
+        length = len(job.items[job.waiting[position]])
+        if length < longest * 0.75 - 16:
+            break
+        if length <= longest:
+            taken.append(job.waiting.pop(position))
+        position -= 1
+    return taken
+
+
+def _fail(future: Future[Tensor], error: BaseException) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)

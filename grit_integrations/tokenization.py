@@ -1,0 +1,224 @@
+"""Prompt segments to token ids, and back; and the check that a tokenizer is the one the model was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
+from grit_integrations.prompts import ASSISTANT, EMBED, MARKERS, USER, Part, Segment, Special, neutralise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and GritLM-8x7B use (reference: gritlm, llama.cpp and vLLM agree).
+MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
+    EMBED: (1, 523, 28766, 18320, 28766, 28767, 13),
+    f"{USER}Instr.\n{EMBED}hello": (
+        *(1, 523, 28766, 1838, 28766, 28767, 13, 657, 1042, 28723, 13),
+        *(28789, 28766, 18320, 28766, 28767, 13, 21558),
+    ),
+    f"{USER}hello": (1, 523, 28766, 1838, 28766, 28767, 13, 21558),
+}
+
+
+class PromptTokenizer:
+    """Turns prompt parts into token ids with one rule: every segment is tokenised on its own and the ids are joined.
+
+    A SentencePiece-style tokenizer puts `▁` in front of any text that it tokenises alone. Text that continues a
+    prompt has none, so it is tokenised behind a newline, which never merges with its neighbours in such vocabularies,
+    and the newline's ids are cut off again. Text right behind a special token keeps its `▁`, as in training.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.hf = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self.bos_ids = self._leading_ids()
+        self.eos_id: int = _required_eos(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._special_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
+        self._control = frozenset(MARKERS) | {str(token) for token in added.values() if len(str(token).strip()) > 1}
+        self._anchor = self._continuation_anchor()
+        self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
+        self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
+
+    def encode(self, parts: Sequence[Part]) -> list[int]:
+        """Return the joined ids of `parts`; content segments are neutralised first.
+
+        Raises:
+            PromptError: content still spells a control sequence after neutralising.
+        """
+        ids: list[int] = []
+        fresh = True
+        for part in parts:
+            if isinstance(part, Special):
+                ids += self.bos_ids if part is Special.BOS else [self.eos_id]
+                fresh = True
+                continue
+            ids += self._content([part.text], fresh=fresh)[0] if part.content else self._template(part, fresh=fresh)
+            fresh = False
+        return ids
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
+        return self._content(texts, fresh=False)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens `text` takes inside a prompt."""
+        return len(self.encode_texts([text])[0]) if text else 0
+
+    def least_tokens(self, text: str) -> int:
+        """Return a lower bound for the tokens in `text` in no time, so that megabytes are refused unread."""
+        return -(-len(text) // self._longest_piece)
+
+    def check_length(self, text: str, limit: int, where: str) -> None:
+        """Raise `ContextOverflowError` if `text` cannot fit into `limit` tokens, without tokenising it."""
+        least = self.least_tokens(text)
+        if least > limit:
+            raise ContextOverflowError(
+                f"{where} has at least {least:,} tokens ({len(text):,} characters); {limit:,} fit into the model's "
+                "window. Split it into passages, or pass truncate=True."
+            )
+
+    def cut(self, text: str, limit: int) -> str:
+        """Return the start of `text` that certainly holds its first `limit` tokens."""
+        return text[: limit * self._longest_piece]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def digest(self) -> str:
+        """Return a digest of everything that decides token ids."""
+        return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
+
+    def _fresh(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _continued(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self._anchor:
+            return [list(e.ids) for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+        anchored = self._backend.encode_batch(["\n" + text for text in texts], add_special_tokens=False)
+        return [list(encoding.ids[len(self._anchor) :]) for encoding in anchored]
+
+    def _template(self, segment: Segment, *, fresh: bool) -> list[int]:
+        return self._fresh(segment.text) if fresh else self._continued([segment.text])[0]
+
+    def _content(self, texts: Sequence[str], *, fresh: bool) -> list[list[int]]:
+        clean = [neutralise(text, self._control) for text in texts]
+        encoded = [self._fresh(text) for text in clean] if fresh else self._continued(clean)
+        for index, ids in enumerate(encoded):
+            if self._has_control(ids):
+                encoded[index] = self._normalised_content(clean[index], fresh=fresh)
+        return encoded
+
+    def _normalised_content(self, text: str, *, fresh: bool) -> list[int]:
+        # The tokenizer's own normaliser made a control sequence of look-alike characters: normalise before neutralising.
+        clean = neutralise(unicodedata.normalize("NFKC", text), self._control)
+        ids = self._fresh(clean) if fresh else self._continued([clean])[0]
+        if self._has_control(ids):
+            raise PromptError(
+                "A text spells a control sequence of this tokenizer in a way that cannot be neutralised. "
+                f"Remove it from the text. Control sequences are {', '.join(sorted(self._control)[:8])}."
+            )
+        return ids
+
+    def _has_control(self, ids: Sequence[int]) -> bool:
+        if not self._special_ids.isdisjoint(ids):
+            return True
+        return any(_contains(ids, marker) for marker in self._marker_ids)
+
+    def _leading_ids(self) -> list[int]:
+        plain = self._fresh("a")
+        full = list(self._backend.encode("a", add_special_tokens=True).ids)
+        if full[len(full) - len(plain) :] != plain:
+            raise ModelLoadError(
+                f"The tokenizer ends a text with extra ids ({full} for 'a', plain {plain}); GRIT prompts have none. "
+                "Use the tokenizer the model was trained with (add_eos_token=False)."
+            )
+        return full[: len(full) - len(plain)]
+
+    def _continuation_anchor(self) -> list[int]:
+        newline = self._fresh("\n")
+        if self._fresh("\na") == newline + self._fresh("a"):
+            return []
+        if self._fresh("\na")[: len(newline)] != newline:
+            raise ModelLoadError(
+                "The tokenizer merges a newline with the letter behind it, so prompt segments have no stable ids. "
+                "GRIT models need a tokenizer in which a newline stands alone (Mistral, Llama, Qwen do)."
+            )
+        return newline
+
+
+def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a tokenizer that gives other ids for the known prompts than the model was trained with.
+
+    `golden` maps prompt text to ids; a prompt that begins with `<|assistant|>` continues and has no BOS.
+
+    Raises:
+        ModelLoadError: with the prompt, the ids found and the ids wanted.
+    """
+    for text, wanted in golden.items():
+        found = _golden_ids(tokenizer, text)
+        if found != list(wanted):
+            raise ModelLoadError(
+                f"The tokenizer gives {found} for {text!r}; the model was trained with {list(wanted)}. Embeddings "
+                "would be silently wrong. Put the model's own tokenizer.json beside its weights (with only "
+                "tokenizer.model, a tokenizer without the leading '▁' is built)."
+            )
+
+
+def check_boundaries(tokenizer: PromptTokenizer) -> None:
+    """Refuse a tokenizer that merges a marker's newline with the text behind it (used where no golden ids are known)."""
+    for header in (EMBED, USER):
+        text = f"{header}hello"
+        joint = list(tokenizer.hf(text).input_ids)
+        split = _golden_ids(tokenizer, text)
+        if joint != split:
+            raise ModelLoadError(
+                f"The tokenizer gives {joint} for {text!r} in one piece and {split} segment by segment, so a text has "
+                "no ids of its own. GRIT models need a tokenizer that never merges across a newline."
+            )
+
+
+def _golden_ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
+    if text.startswith(ASSISTANT):
+        return tokenizer._continued([text])[0]
+    return tokenizer.encode([Special.BOS, *_segments(text)])
+
+
+def _segments(text: str) -> Iterator[Segment]:
+    """Cut a known prompt where its markers begin and end."""
+    header, marker, body = text.partition("\n" + EMBED)
+    if marker and header.startswith(USER):
+        yield from (Segment(USER), Segment(header[len(USER) :], content=True), Segment(marker))
+    elif text.startswith((USER, EMBED)):
+        head = USER if text.startswith(USER) else EMBED
+        yield Segment(head)
+        body = text[len(head) :]
+    else:
+        body = text
+    if body:
+        yield Segment(body, content=True)
+
+
+def _contains(ids: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether `wanted` occurs in `ids` as a contiguous run."""
+    hay, needle = array("I", ids).tobytes(), array("I", wanted).tobytes()
+    at = hay.find(needle)
+    while at >= 0:
+        if at % array("I").itemsize == 0:
+            return True
+        at = hay.find(needle, at + 1)
+    return False
+
+
+def _required_eos(tokenizer: PreTrainedTokenizerFast) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ModelLoadError(
+            "The tokenizer has no EOS token, so generation could not end. Set eos_token in its config."
+        )
+    return int(tokenizer.eos_token_id)

@@ -1,0 +1,28 @@
+"""Shared fixtures: tiny random checkpoints for mechanics, the bundled grit-mini for meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint
+
+from grit_integrations import GritLM
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 2-layer Mistral in GritLM-7B's hub layout, with its tokenizer and a window of 4,096."""
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "GritLM-tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> GritLM:
+    """The random model, loaded: proves mechanics, says nothing about meaning."""
+    return GritLM.from_pretrained(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def mini() -> GritLM:
+    """The bundled grit-mini, loaded: proves meaning."""
+    return GritLM.bundled()
