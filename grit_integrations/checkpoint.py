@@ -140,7 +140,7 @@ def _check_architecture(checkpoint: Checkpoint) -> None:
     found = config.get("model_type")
     if found not in MODEL_TYPES:
         raise ModelLoadError(
-            f"{checkpoint.name} is a {found!r} model; a GRIT model is a decoder that both embeds and generates, of type "
+            f"{checkpoint.name} is a {found!r} model; a GRIT model is a decoder that embeds and generates, of type "
             f"{', '.join(MODEL_TYPES)}. Encoder-only models cannot generate: use GritLM/GritLM-7B or grit-mini."
         )
     architectures = config.get("architectures") or []

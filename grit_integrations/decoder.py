@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from tokenizers.decoders import DecodeStream
@@ -146,7 +147,7 @@ class Decoder:
     def _choose(self, row: Row, logits: Tensor) -> int:
         if row.processors:
             seen = torch.tensor([[*row.prompt, *row.token_ids]], device=logits.device)
-            logits = row.processors(seen, logits.clone())
+            logits = row.processors(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits.clone()))
         if row.generator is None:
             return int(logits.argmax(dim=-1))
         probabilities = torch.softmax(logits, dim=-1)

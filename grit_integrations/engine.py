@@ -1,4 +1,4 @@
-"""Everything that one set of weights needs to work, made once per process and shared by every object that asks for it."""
+"""Everything one set of weights needs to work, made once per process and shared by every object that asks for it."""
 
 from __future__ import annotations
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from grit_integrations.errors import OptionError
 
 FinishReason = Literal["stop", "length"]
+
+OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,31 @@ class Decoding:
         _check(_is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
         _check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
         _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
+
+    def with_options(self, **overrides: Any) -> Decoding:
+        """Return a copy with per-call options put over these; `None` keeps what is here.
+
+        `max_tokens` and `stop_sequences`, as other libraries call them, mean `max_new_tokens` and `stop`.
+
+        Raises:
+            OptionError: an unknown name (the message gives the nearest known one), one option under two names, or a
+                value outside its range.
+
+        Example:
+            >>> Decoding(temperature=0.5).with_options(max_tokens=8, temperature=None).max_new_tokens
+            8
+        """
+        known = [option.name for option in fields(self)]
+        changes: dict[str, Any] = {}
+        for name, value in overrides.items():
+            target = OPTION_ALIASES.get(name, name)
+            if target not in known:
+                raise OptionError(_unknown_option(name, known))
+            if value is None:
+                continue
+            if changes.setdefault(target, value) != value:
+                raise OptionError(f"{target} is given twice, as {changes[target]!r} and as {value!r}. Give it once.")
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +132,12 @@ class GenerationChunk:
     text: str
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     generation: Generation | None = None
+
+
+def _unknown_option(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, [*known, *OPTION_ALIASES], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"The option {name!r} is unknown.{hint} Options are {', '.join(known)}."
 
 
 def _is_number(value: object) -> bool:

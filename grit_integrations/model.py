@@ -186,7 +186,7 @@ class GritLM:
         return self._loaded().weights.lm
 
     def describe(self) -> dict[str, object]:
-        """Return what is loaded: name, architecture, device, dtype, window, dimension, parameters, bytes, fingerprint."""
+        """Return what is loaded: architecture, device, precision, window, dimension, parameters, bytes, fingerprint."""
         weights = self._loaded().weights
         return {
             "model": self.name,
@@ -344,7 +344,7 @@ class GritLM:
         """Cut and normalise pooled states, (n, dim) float32."""
         if not bool(torch.isfinite(vectors).all()):
             raise GritError(
-                f"The model gave an embedding that is not finite in {self._options.dtype}. Load it with dtype='float32'."
+                "The model gave an embedding that is not finite in its precision. Load it with dtype='float32'."
             )
         vectors = vectors[:, : self.truncate_dim]
         if self.normalize:
@@ -360,7 +360,7 @@ class GritLM:
         if len(ids) > room:
             raise ContextOverflowError(
                 f"The prompt has {len(ids):,} tokens; {max(room, 0):,} of the model's {self.window:,} are left beside "
-                f"max_new_tokens={decoding.max_new_tokens}. Shorten it, retrieve fewer documents, or ask for fewer tokens."
+                f"max_new_tokens={decoding.max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
             )
         return ids
 

@@ -1,4 +1,4 @@
-"""The one thread that runs a set of weights: coalesces embeddings into batches, steps generations, never mixes up errors."""
+"""The one thread that runs a set of weights: coalesces embeddings into batches and steps generations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from grit_integrations.encoder import Encoder, EncoderInput, Pooling
 from grit_integrations.errors import GritError
 from grit_integrations.generation import Decoding, GenerationChunk
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from grit_integrations.prompts import ASSISTANT, EMBED, MARKERS, USER, Part, Seg
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and GritLM-8x7B use (reference: gritlm, llama.cpp and vLLM agree).
+# Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and 8x7B use (gritlm, llama.cpp and vLLM agree on them).
 MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
     EMBED: (1, 523, 28766, 18320, 28766, 28767, 13),
     f"{USER}Instr.\n{EMBED}hello": (
@@ -116,7 +116,7 @@ class PromptTokenizer:
         return encoded
 
     def _normalised_content(self, text: str, *, fresh: bool) -> list[int]:
-        # The tokenizer's own normaliser made a control sequence of look-alike characters: normalise before neutralising.
+        # The tokenizer's normaliser made a control sequence of look-alike characters: normalise first, then neutralise.
         clean = neutralise(unicodedata.normalize("NFKC", text), self._control)
         ids = self._fresh(clean) if fresh else self._continued([clean])[0]
         if self._has_control(ids):
@@ -172,7 +172,7 @@ def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]
 
 
 def check_boundaries(tokenizer: PromptTokenizer) -> None:
-    """Refuse a tokenizer that merges a marker's newline with the text behind it (used where no golden ids are known)."""
+    """Refuse a tokenizer that merges a marker's newline with the text behind it (for models without golden ids)."""
     for header in (EMBED, USER):
         text = f"{header}hello"
         joint = list(tokenizer.hf(text).input_ids)

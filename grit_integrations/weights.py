@@ -85,7 +85,7 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
         arguments["device_map"] = options.device_map
     with _transformers_progress(progress):
         try:
-            lm, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.directory,
                 config=_full_attention_config(checkpoint),
                 local_files_only=True,
@@ -96,6 +96,7 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ModelLoadError(f"{checkpoint.name} could not be loaded: {error}") from error
+    lm, info = loaded
     _refuse_incomplete(checkpoint, info)
     if options.device_map is None and options.quantization_config is None:
         lm = lm.to(device)
@@ -112,7 +113,9 @@ def _full_attention_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        checkpoint.directory, local_files_only=True, trust_remote_code=False
+    )
     config.sliding_window = None
     if hasattr(config, "use_sliding_window"):
         config.use_sliding_window = False
@@ -156,9 +159,7 @@ def _dtype(wanted: str, stored: str, device: torch.device) -> torch.dtype:
     dtype = getattr(torch, stored)
     assert isinstance(dtype, torch.dtype)
     if device.type == "cpu" and dtype != torch.float32 and not (dtype == torch.bfloat16 and native_bfloat16()):
-        _say_once(
-            f"This CPU does not compute {stored} natively: using float32 (twice the memory, several times faster)."
-        )
+        _say_once(f"This CPU does not compute {stored} natively: using float32, several times faster here.")
         return torch.float32
     return dtype
 

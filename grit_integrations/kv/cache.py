@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers ships no types for it
+class PreallocatedLayer(CacheLayerMixin):
     """One layer's keys and values in a buffer with room to grow.
 
     transformers' `DynamicLayer` concatenates at each token, which at 4,000 tokens costs more than the attention
@@ -24,6 +24,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
         self._length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate the buffers, in the precision and on the device of the first states."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = self._buffer(key_states)  # (rows, kv_heads, capacity, head_dim)
         self.values = self._buffer(value_states)
@@ -37,18 +38,22 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
             self.lazy_initialization(key_states, value_states)
         elif end > self._capacity:
             self._grow(end)
+        assert self.keys is not None and self.values is not None
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many keys the next pass attends to, and the offset of the first."""
         return self._length + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Return how many tokens are held."""
         return self._length
 
     def get_max_length(self) -> int:
+        """Return -1: the buffer grows as needed."""
         return -1
 
     def _buffer(self, like: Tensor) -> Tensor:
@@ -57,10 +62,13 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers 
 
     def _grow(self, needed: int) -> None:
         self._capacity = max(needed, 2 * self._capacity)
-        keys, values = self.keys, self.values
-        self.keys, self.values = self._buffer(keys), self._buffer(values)
-        self.keys[:, :, : self._length] = keys[:, :, : self._length]
-        self.values[:, :, : self._length] = values[:, :, : self._length]
+        self.keys, self.values = self._enlarged(self.keys), self._enlarged(self.values)
+
+    def _enlarged(self, old: Tensor | None) -> Tensor:
+        assert old is not None
+        new = self._buffer(old)
+        new[:, :, : self._length] = old[:, :, : self._length]
+        return new
 
 
 def preallocated_cache(layers: int, capacity: int) -> Cache:
