@@ -353,13 +353,18 @@ class GritLM:
 
     def _generation_prompt(self, messages: Messages, decoding: Decoding) -> list[int]:
         tokenizer, room = self.checkpoint.tokenizer, self.window - decoding.max_new_tokens
+        if room <= 0:
+            raise ContextOverflowError(
+                f"max_new_tokens={decoding.max_new_tokens} leaves no room for a prompt in the model's window of "
+                f"{self.window:,} tokens. Ask for fewer."
+            )
         turns = as_messages(messages)
         for index, turn in enumerate(turns):
-            tokenizer.check_length(turn.content, max(room, 0), f"Message {index}")
+            tokenizer.check_length(turn.content, room, f"Message {index}")
         ids = tokenizer.encode(chat_prompt(turns))
         if len(ids) > room:
             raise ContextOverflowError(
-                f"The prompt has {len(ids):,} tokens; {max(room, 0):,} of the model's {self.window:,} are left beside "
+                f"The prompt has {len(ids):,} tokens; {room:,} of the model's {self.window:,} are left beside "
                 f"max_new_tokens={decoding.max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
             )
         return ids

@@ -91,7 +91,7 @@ def chat_prompt(messages: Messages) -> list[Part]:
 def as_messages(messages: Messages) -> list[Message]:
     """Return `messages` as `Message` objects; a string is one user turn, a mapping needs `role` and `content`."""
     if isinstance(messages, str):
-        return [Message("user", messages)]
+        messages = [Message("user", messages)]
     return [_as_message(message, index) for index, message in enumerate(messages)]
 
 
@@ -146,6 +146,8 @@ def _as_message(message: Message | Mapping[str, str], index: int) -> Message:
         if missing:
             raise PromptError(f"{where} has no {' and no '.join(sorted(missing))}. Give both role and content.")
         message = Message(message["role"], message["content"])  # type: ignore[arg-type]  # the role is checked below
+    if not isinstance(message, Message):
+        raise PromptError(f"{where} is a {type(message).__name__}. Give a Message, or a mapping with role and content.")
     if message.role not in ROLES:
         raise PromptError(f"{where} has the role {message.role!r}. Use one of {', '.join(ROLES)}.")
     check_characters(message.content, where)

@@ -70,17 +70,13 @@ class PromptTokenizer:
         """Return how many tokens `text` takes inside a prompt."""
         return len(self.encode_texts([text])[0]) if text else 0
 
-    def least_tokens(self, text: str) -> int:
-        """Return a lower bound for the tokens in `text` in no time, so that megabytes are refused unread."""
-        return -(-len(text) // self._longest_piece)
-
     def check_length(self, text: str, limit: int, where: str) -> None:
         """Raise `ContextOverflowError` if `text` cannot fit into `limit` tokens, without tokenising it."""
-        least = self.least_tokens(text)
+        least = -(-len(text) // self._longest_piece)
         if least > limit:
             raise ContextOverflowError(
                 f"{where} has at least {least:,} tokens ({len(text):,} characters); {limit:,} fit into the model's "
-                "window. Split it into passages, or pass truncate=True."
+                "window. Split it into passages."
             )
 
     def cut(self, text: str, limit: int) -> str:

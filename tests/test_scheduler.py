@@ -1,0 +1,262 @@
+"""Many threads, one worker: results are those of a single thread, and errors, cancels and unloading hurt nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import pickle
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_checkpoint
+
+from grit_integrations import Decoding, GritError, GritLM
+
+SHORT = Decoding(max_new_tokens=12)
+
+
+def idle(grit: GritLM, seconds: float = 5.0) -> bool:
+    """Wait until the worker has nothing left."""
+    scheduler = grit._loaded().scheduler
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        if not scheduler._generates and not scheduler._encodes:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_eight_threads_get_their_single_threaded_results(tiny: GritLM) -> None:
+    """300 of 300: generations equal to the token, embeddings to 1e-6 (a batch's shape changes the last bits)."""
+    prompts = [f"Question {i} about {'the sea ' * (i % 17)}" for i in range(300)]
+    generations = [tiny.generate(p, decoding=SHORT) for p in prompts]
+    vectors = [tiny.embed_queries([p], instruction="Find it")[0] for p in prompts]
+
+    def both(index: int) -> tuple[bool, bool]:
+        vector = tiny.embed_queries([prompts[index]], instruction="Find it")[0]
+        generation = tiny.generate(prompts[index], decoding=SHORT)
+        return (
+            (generation.token_ids, generation.text) == (generations[index].token_ids, generations[index].text),
+            np.allclose(vector, vectors[index], atol=1e-6),
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(both, range(300)))
+    assert sum(generated for generated, _ in outcomes) == 300
+    assert sum(embedded for _, embedded in outcomes) == 300
+
+
+def test_concurrent_embeds_share_batches(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = tiny._loaded().scheduler._encoder
+    sizes: list[int] = []
+    original = encoder.forward
+    gate = threading.Event()
+
+    def counted(batch: Any, pooling: Any) -> torch.Tensor:
+        gate.wait(5)
+        sizes.append(len(batch))
+        return original(batch, pooling)
+
+    monkeypatch.setattr(encoder, "forward", counted)
+    with ThreadPoolExecutor(17) as pool:
+        futures = [pool.submit(tiny.embed_queries, [f"text {i}"]) for i in range(17)]
+        while tiny._loaded().scheduler._inbox.qsize() < 16:
+            time.sleep(0.01)
+        gate.set()
+        for future in futures:
+            future.result()
+    assert sum(sizes) == 17 and len(sizes) <= 3
+
+
+def test_a_query_does_not_wait_for_a_long_indexing_job(tiny: GritLM) -> None:
+    done: list[str] = []
+    documents = ["a fairly long document " * 60] * 200
+
+    def index() -> None:
+        tiny.embed_documents(documents)
+        done.append("documents")
+
+    thread = threading.Thread(target=index)
+    thread.start()
+    while not tiny._loaded().scheduler._encodes:
+        time.sleep(0.001)
+    tiny.embed_queries(["short"])
+    done.append("query")
+    thread.join()
+    assert done == ["query", "documents"]
+
+
+def test_generation_and_embedding_take_turns(tiny: GritLM) -> None:
+    stream = tiny.stream("hello", decoding=Decoding(max_new_tokens=500))
+    next(stream)
+    tiny.embed_documents(["a document"])  # finishes long before the 500 tokens are decoded
+    assert tiny._loaded().scheduler._generates
+    assert stream.result().usage.completion_tokens == 500
+
+
+def test_closing_a_stream_frees_its_place(tiny: GritLM) -> None:
+    stream = tiny.stream("hello", decoding=Decoding(max_new_tokens=3000))
+    next(stream)
+    stream.close()
+    assert idle(tiny)
+    assert list(stream) == []
+
+
+def test_dropping_a_stream_frees_its_place(tiny: GritLM) -> None:
+    for _ in tiny.stream("hello", decoding=Decoding(max_new_tokens=3000)):
+        break
+    gc.collect()
+    assert idle(tiny)
+
+
+async def test_cancelling_a_task_stops_its_work(tiny: GritLM) -> None:
+    generation = asyncio.create_task(tiny.agenerate("hello", decoding=Decoding(max_new_tokens=3000)))
+    embedding = asyncio.create_task(tiny.aembed_documents(["a long document " * 200] * 500))
+    await asyncio.sleep(0.2)
+    for task in (generation, embedding):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await asyncio.to_thread(idle, tiny)
+
+
+async def test_the_event_loop_never_waits(tiny: GritLM) -> None:
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            late.append(time.perf_counter() - before - 0.01)
+
+    ticker = asyncio.create_task(tick())
+    await asyncio.gather(
+        *(tiny.agenerate(f"question {i}", decoding=Decoding(max_new_tokens=40)) for i in range(8)),
+        tiny.aembed_documents(["document " * 50] * 50),
+    )
+    ticker.cancel()
+    assert len(late) > 5 and sorted(late)[len(late) * 9 // 10] < 0.05
+
+
+def test_an_error_reaches_only_its_caller(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = tiny._loaded().scheduler._decoder
+    original = decoder._forward
+
+    def failing(row: Any) -> torch.Tensor:
+        if row.decoding.seed == 13 and len(row.token_ids) == 3:
+            raise RuntimeError("out of memory, say")
+        return original(row)
+
+    monkeypatch.setattr(decoder, "_forward", failing)
+    bad = tiny.stream("hello", decoding=Decoding(max_new_tokens=20, temperature=1.0, seed=13))
+    good = tiny.stream("hello", decoding=Decoding(max_new_tokens=20))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for index, _ in enumerate(bad):
+            assert index < 3
+    assert good.result().usage.completion_tokens == 20
+
+
+def test_an_encoder_error_reaches_its_caller_and_the_worker_lives(
+    tiny: GritLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> torch.Tensor:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny._loaded().scheduler._encoder, "forward", failing)
+        with pytest.raises(RuntimeError, match="no memory"):
+            tiny.embed_documents(["a"])
+    assert tiny.embed_documents(["a"]).shape == (1, tiny.dim)
+
+
+def test_equal_arguments_share_one_set_of_weights(tiny: GritLM, tiny_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        others = list(pool.map(lambda _: GritLM.from_pretrained(tiny_path), range(8)))
+    assert all(other.lm is tiny.lm for other in others)
+    assert GritLM.from_pretrained(tiny_path, dtype="bfloat16").lm is not tiny.lm
+
+
+def test_a_checkpoint_written_anew_is_loaded_anew(tmp_path: Path) -> None:
+    first = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=1))
+    second = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=2))
+    assert first.lm is not second.lm
+
+
+def test_unload_frees_the_weights_and_the_next_call_loads_them_again(tmp_path: Path) -> None:
+    grit = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=4))
+    other = GritLM.from_pretrained(tmp_path / "m")
+    before = grit.embed_documents(["text"])
+    weights = weakref.ref(grit.lm)
+    thread = grit._loaded().scheduler._thread
+    grit.unload()
+    assert not grit.is_loaded and weights() is not None and other.is_loaded  # the other one still uses them
+    other.unload()
+    gc.collect()
+    thread.join(5)
+    assert weights() is None and not thread.is_alive()
+    assert np.array_equal(grit.embed_documents(["text"]), before)
+
+
+def test_dropping_the_last_object_frees_weights_and_thread(tmp_path: Path) -> None:
+    grit = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=6))
+    grit.generate("hello", decoding=SHORT)
+    weights, thread = weakref.ref(grit.lm), grit._loaded().scheduler._thread
+    del grit
+    gc.collect()
+    thread.join(5)
+    assert weights() is None and not thread.is_alive()
+
+
+def test_closing_a_busy_scheduler_fails_its_work_clearly(tmp_path: Path) -> None:
+    grit = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=8))
+    stream = grit.stream("hello", decoding=Decoding(max_new_tokens=3000))
+    next(stream)
+    scheduler = grit._loaded().scheduler
+    scheduler.close()
+    with pytest.raises(GritError, match="unloaded before this request was finished"):
+        for _ in stream:
+            pass
+    with pytest.raises(GritError, match="unloaded while it was being used"):
+        scheduler.generate([1, 2], SHORT)
+
+
+def test_lazy_objects_load_at_first_use(tiny_path: Path) -> None:
+    grit = GritLM(tiny_path)
+    assert (grit.window, grit.dim, grit.count_tokens("hello there")) == (4096, 64, 2)
+    assert not grit.is_loaded and "not loaded" in repr(grit)
+    grit.embed_queries(["hello"])
+    assert grit.is_loaded
+
+
+def test_pickling_carries_arguments_not_weights(tiny: GritLM) -> None:
+    data = pickle.dumps(tiny)
+    assert len(data) < 2000
+    copy = pickle.loads(data)
+    assert not copy.is_loaded
+    assert np.array_equal(copy.embed_documents(["text"]), tiny.embed_documents(["text"]))
+
+
+def _embed_after_fork(grit: GritLM, queue: Any) -> None:
+    try:
+        grit.embed_documents(["text"])
+    except GritError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork")
+def test_use_after_fork_is_a_clear_error_not_a_hang(tiny: GritLM) -> None:
+    tiny.load()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_embed_after_fork, args=(tiny, queue))
+    process.start()
+    assert "spawn" in queue.get(timeout=20)
+    process.join(20)
