@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -21,6 +22,15 @@ from grit_integrations.errors import GritError
 from grit_integrations.generation import Decoding, GenerationChunk
 
 Progress = Callable[[int], object]
+
+_alive: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Join every worker before the interpreter goes: a thread inside torch at that moment aborts the process."""
+    for scheduler in list(_alive):
+        scheduler.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +81,7 @@ class Scheduler:
         )
         self._stop = weakref.finalize(self, self._inbox.put, None)
         self._thread.start()
+        _alive.add(self)
 
     def encode(
         self, items: Sequence[EncoderInput], pooling: Pooling, *, on_progress: Progress | None = None
@@ -91,7 +102,7 @@ class Scheduler:
         with self._lock:
             self._closed = True
             self._stop()
-        if threading.current_thread() is not self._thread:
+        if os.getpid() == self._pid and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _submit(self, job: EncodeJob | GenerateJob) -> None:

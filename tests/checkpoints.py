@@ -24,6 +24,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging
 
 SMALL = {
     "hidden_size": 64,
@@ -51,7 +52,9 @@ def write_checkpoint(
     config.initializer_range = std  # large enough that attention and greedy choices depend on the text
     torch.manual_seed(seed)
     model = model_class(config)
-    model.save_pretrained(directory, max_shard_size="3MB")
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    logging.disable_progress_bar()
+    model.save_pretrained(directory, max_shard_size=total // 3 + 1024)
     _write_hub_config(directory / "config.json", kind)
     (directory / "pytorch_model.bin").write_bytes(b"a pickled duplicate that must never be opened")
     write_mistral_tokenizer(directory)

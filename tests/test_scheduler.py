@@ -6,6 +6,8 @@ import asyncio
 import gc
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -260,3 +262,18 @@ def test_use_after_fork_is_a_clear_error_not_a_hang(tiny: GritLM) -> None:
     process.start()
     assert "spawn" in queue.get(timeout=20)
     process.join(20)
+
+
+EXIT = """
+import sys
+from grit_integrations import Decoding, GritLM
+grit = GritLM.from_pretrained(sys.argv[1])
+stream = grit.stream("hello", decoding=Decoding(max_new_tokens=3000))
+next(stream)
+print("leaving")
+"""
+
+
+def test_the_interpreter_exits_cleanly_while_work_is_left(tiny_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", EXIT, str(tiny_path)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "leaving"), run.stderr

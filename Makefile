@@ -1,0 +1,42 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench notebooks clean
+
+demo: $(VENV)/.user  ## install into .venv, index examples/corpus with the bundled model, answer questions
+	$(BIN)/grit demo
+
+test: $(VENV)/.dev check  ## everything that must hold before a commit lands
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## every figure in the README; writes JSON and plots to benchmarks/results
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/memory.py
+
+notebooks: $(VENV)/.dev  ## run the notebooks and keep their outputs
+	$(BIN)/python -m jupyter execute --inplace examples/*.ipynb
+
+# A plain `torch` pulls gigabytes of CUDA on Linux, so the pinned one is installed first.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[all]'
+	touch $@
+
+# gritlm is the reference that tests and benchmarks compare with; its other dependencies (mteb, wandb) are not needed.
+$(VENV)/.dev: $(VENV)/.user
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps gritlm==1.0.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,0 +1,116 @@
+"""GritEmbeddings: the embedding half of a GritLM for LangChain."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import ClassVar
+
+from langchain_core.embeddings import Embeddings
+from pydantic import ConfigDict
+
+from grit_integrations.encoder import Pooling
+from grit_integrations.langchain.options import ModelSource
+from grit_integrations.model import Vectors
+
+
+class GritEmbeddings(ModelSource, Embeddings):
+    """Embed with GritLM; queries may carry an instruction, documents usually do not.
+
+    Instantiate:
+        Constructing costs nothing; the model loads at first use, and adapters of one model share its weights.
+
+        >>> from grit_integrations.langchain import GritEmbeddings
+        >>> embeddings = GritEmbeddings(query_instruction="Given a question, retrieve passages that answer it")
+
+    Embed single text:
+        >>> vector = embeddings.embed_query("What pumps blood?")
+        >>> len(vector) == embeddings.grit.dim
+        True
+
+    Embed multiple texts:
+        >>> len(embeddings.embed_documents(["The heart pumps blood.", "Stars shine by fusion."]))
+        2
+
+    Async:
+        >>> import asyncio
+        >>> asyncio.run(embeddings.aembed_query("What pumps blood?")) == vector
+        True
+
+    Raises:
+        EmptyTextError: a text is blank; the message names its index.
+        PromptError: not a string, NUL, lone surrogate.
+        ContextOverflowError: a text is longer than the model's window and `truncate` is off.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    query_instruction: str = ""
+    """What queries are for, such as `"Given a question, retrieve passages that answer it"`."""
+
+    document_instruction: str = ""
+    """GRIT gives documents none for retrieval; for symmetric tasks give both sides the same."""
+
+    truncate: bool = False
+    """Cut texts that do not fit into the window, with a warning that says how much, instead of raising."""
+
+    show_progress: bool | None = False
+    """Show a bar while embedding documents; `None` shows it on a terminal."""
+
+    pooling: Pooling | None = None
+    """How token states become a vector, when `model` is a name; by default what the checkpoint says."""
+
+    normalize: bool = True
+    """Return vectors of unit length, when `model` is a name."""
+
+    truncate_dim: int | None = None
+    """Keep only so many leading dimensions, when `model` is a name."""
+
+    _load_fields: ClassVar[tuple[str, ...]] = (*ModelSource._load_fields, "pooling", "normalize", "truncate_dim")
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return one vector a text, in their order; no texts, no vectors."""
+        vectors = self.grit.embed_documents(
+            texts, instruction=self.document_instruction, truncate=self.truncate, progress=self.show_progress
+        )
+        return _lists(vectors)
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a query under `query_instruction`."""
+        vectors = self.grit.embed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
+        return _lists(vectors)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents without blocking the event loop; cancelling the task stops the work."""
+        vectors = await self.grit.aembed_documents(texts, instruction=self.document_instruction, truncate=self.truncate)
+        return _lists(vectors)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Embed a query without blocking the event loop; cancelling the task stops the work."""
+        vectors = await self.grit.aembed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
+        return _lists(vectors)[0]
+
+    @property
+    def namespace(self) -> str:
+        """A name for these vectors in `CacheBackedEmbeddings`: it changes with everything that changes a vector.
+
+        Cache queries, if at all, in a store of their own: LangChain keys them by text alone, and a text has other
+        vectors as a query and as a document.
+        """
+        grit = self.grit
+        parts = (
+            grit.fingerprint,
+            replace(grit._options, device=None, device_map=None).key(),  # where it runs does not matter
+            grit.pooling,
+            grit.normalize,
+            grit.truncate_dim,
+            self.query_instruction,
+            self.document_instruction,
+            self.truncate,
+        )
+        return "grit-" + hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _lists(vectors: Vectors) -> list[list[float]]:
+    lists: list[list[float]] = vectors.tolist()  # numpy leaves it untyped
+    return lists

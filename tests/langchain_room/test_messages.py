@@ -1,0 +1,113 @@
+"""Every shape of LangChain message becomes a turn, or an error that names what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from grit_integrations import GritLM, Message, PromptError
+from grit_integrations.langchain import ChatGrit
+from grit_integrations.langchain.messages import as_turns
+
+CALL = {"name": "search", "args": {"query": "heart"}, "id": "1", "type": "tool_call"}
+
+
+@pytest.mark.parametrize(
+    ("message", "role", "content"),
+    [
+        (SystemMessage("Be brief."), "system", "Be brief."),
+        (HumanMessage("Hello"), "user", "Hello"),
+        (HumanMessage("Hello", name="Ada"), "user", "Ada: Hello"),
+        (AIMessage("Hi", name="agent"), "assistant", "Hi"),
+        (AIMessageChunk(content="Hi"), "assistant", "Hi"),
+        (AIMessage("", tool_calls=[CALL]), "assistant", ""),
+        (ToolMessage("Found.", tool_call_id="1", name="search"), "user", "Result of the tool search:\nFound."),
+        (ToolMessage("Found.", tool_call_id="1"), "user", "Result of a tool:\nFound."),
+        (ToolMessage("", tool_call_id="1", name="search"), "user", ""),
+        (ToolMessage("No.", tool_call_id="1", name="f", status="error"), "user", "Error from the tool f:\nNo."),
+        (FunctionMessage("Found.", name="search"), "user", "Result of the tool search:\nFound."),
+        (ChatMessage("Be brief.", role="developer"), "system", "Be brief."),
+        (ChatMessage("Hi", role="Assistant"), "assistant", "Hi"),
+        (HumanMessage(["one", {"type": "text", "text": "two"}]), "user", "one\ntwo"),
+        (HumanMessage([{"type": "text-plain", "text": "A file.", "mime_type": "text/plain"}]), "user", "A file."),
+        (HumanMessage([]), "user", ""),
+        (
+            AIMessage([{"type": "text", "text": "One sent"}, {"type": "text", "text": "ence."}]),
+            "assistant",
+            "One sentence.",
+        ),
+        (AIMessage([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Hi"}]), "assistant", "Hi"),
+        (AIMessage([{"type": "text", "text": "Hm"}, {"type": "tool_use", "id": "1"}]), "assistant", "Hm"),
+        (
+            HumanMessage(
+                [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "Found."}]}]
+            ),
+            "user",
+            "Found.",
+        ),
+    ],
+)
+def test_a_message_becomes_a_turn(message: BaseMessage, role: Any, content: str) -> None:
+    before = message.model_copy(deep=True)
+    assert as_turns([message]) == [Message(role, content)]
+    assert message == before
+
+
+@pytest.mark.parametrize("kind", ["image_url", "image", "audio", "file", "thinking", None])
+def test_blocks_that_are_not_text_are_named(kind: str | None) -> None:
+    message = HumanMessage([{"type": "text", "text": "Look:"}, {"type": kind, "url": "https://example.org/x.png"}])
+    with pytest.raises(PromptError, match=f"Message 1 has a block of type {kind!r}.*reads text only"):
+        as_turns([HumanMessage("Hello"), message])
+
+
+def test_an_image_is_refused_through_the_whole_model(chat: ChatGrit) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
+    with pytest.raises(PromptError, match="reads text only"):
+        chat.invoke([HumanMessage([{"type": "text", "text": "What is this?"}, image])])
+
+
+def test_messages_that_are_no_turns_are_named() -> None:
+    with pytest.raises(PromptError, match="Message 0 has the role 'narrator'"):
+        as_turns([ChatMessage("Once", role="narrator")])
+    with pytest.raises(PromptError, match="Message 0 is a RemoveMessage"):
+        as_turns([RemoveMessage(id="1")])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [AIMessage("Hi")],
+        [SystemMessage("Be brief.")],
+        [SystemMessage("a"), SystemMessage("b"), HumanMessage("c"), HumanMessage("d"), AIMessage("e"), AIMessage("f")],
+        [HumanMessage("a"), SystemMessage("b"), AIMessage("c")],
+        [HumanMessage("a"), AIMessage("", tool_calls=[CALL]), ToolMessage("Found.", tool_call_id="1")],
+        [ToolMessage("Found.", tool_call_id="1"), HumanMessage("a")],
+    ],
+)
+def test_any_order_of_roles_is_answered(chat: ChatGrit, messages: list[BaseMessage]) -> None:
+    assert chat.invoke(messages, max_tokens=1).usage_metadata["output_tokens"] == 1
+
+
+def test_list_content_is_the_same_prompt_as_a_string(chat: ChatGrit) -> None:
+    blocks = [HumanMessage([{"type": "text", "text": "Hello"}])]
+    assert chat.invoke(blocks).text == chat.invoke("Hello").text == chat.invoke([("human", "Hello")]).text
+
+
+def test_whole_prompts_are_counted(chat: ChatGrit, tiny: GritLM) -> None:
+    messages = [SystemMessage("Be brief."), HumanMessage("Hello")]
+    assert chat.get_num_tokens_from_messages(messages) == tiny.count_message_tokens(as_turns(messages))
+    assert chat.get_num_tokens_from_messages(messages) == chat.invoke(messages).usage_metadata["input_tokens"]
+    assert chat.get_num_tokens_from_messages([]) == 0
+    assert chat.get_num_tokens_from_messages([HumanMessage(" ")]) == 0
