@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from grit_integrations.errors import ModelLoadError
 from grit_integrations.tokenization import MISTRAL_GOLDEN, PromptTokenizer, check_boundaries, check_golden
@@ -74,6 +75,12 @@ class Checkpoint:
             _hash_shard(shard, digest)
         return digest.hexdigest()
 
+    def identity(self) -> str:
+        """Return a string that changes when the checkpoint is written anew in the same place."""
+        files = sorted([*self.directory.glob("*.safetensors"), *self.directory.glob("*.json")])
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return f"{self.directory}{stats}"
+
     def check(self) -> None:
         """Refuse a checkpoint that cannot be used, without reading its weights.
 
@@ -93,16 +100,24 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, local_fi
     Raises:
         ModelLoadError: no such directory, or the hub cannot be reached or has no such repository.
     """
-    path = Path(source).expanduser()
+    path, name = Path(source).expanduser(), str(source)
     if path.is_dir():
-        return Checkpoint(path.resolve(), name=str(source))
-    name = str(source)
+        return _opened(path.resolve(), name)
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelLoadError(
             f"{name!r} is no directory and no hub id. Give a directory that holds config.json and *.safetensors, "
             "or an id such as 'GritLM/GritLM-7B'."
         )
-    return Checkpoint(_download(name, revision, local_files_only), name=name)
+    return _opened(_download(name, revision, local_files_only), name)
+
+
+_open: WeakValueDictionary[tuple[str, str], Checkpoint] = WeakValueDictionary()
+
+
+def _opened(directory: Path, name: str) -> Checkpoint:
+    """Return the process's one object for a directory, so that its tokenizer is read once and shared."""
+    checkpoint = Checkpoint(directory, name=name)
+    return _open.setdefault((checkpoint.identity(), name), checkpoint)
 
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:

@@ -98,6 +98,7 @@ class Decoder:
         self._tokenizer = tokenizer
         self._backend = tokenizer.hf.backend_tokenizer
         self._end_ids = _end_ids(weights, tokenizer)
+        self._letter = tokenizer.encode_texts(["a"])[0]
 
     def start(self, prompt: Sequence[int], decoding: Decoding, *, submitted: float) -> Row:
         """Return a row for `prompt`; nothing is computed yet. `submitted` is a `time.perf_counter()` reading."""
@@ -197,7 +198,9 @@ class Decoder:
         )
 
     def _piece(self, token: int) -> str:
-        return str(self._tokenizer.hf.convert_ids_to_tokens(token))
+        """Return the text of one token inside a text, with its leading space."""
+        before = self._backend.decode(self._letter)
+        return str(self._backend.decode([*self._letter, token], skip_special_tokens=False)[len(before) :])
 
 
 def _end_ids(weights: Weights, tokenizer: PromptTokenizer) -> frozenset[int]:
@@ -210,15 +213,15 @@ def _processors(decoding: Decoding) -> LogitsProcessorList:
     """Return transformers' own processors in the order in which `generate` applies them."""
     processors = LogitsProcessorList()
     if decoding.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
+        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
     if decoding.temperature == 0:
         return processors
     if decoding.temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
+        processors.append(TemperatureLogitsWarper(decoding.temperature))
     if decoding.top_k:
         processors.append(TopKLogitsWarper(decoding.top_k))
     if decoding.top_p < 1.0:
-        processors.append(TopPLogitsWarper(float(decoding.top_p)))
+        processors.append(TopPLogitsWarper(decoding.top_p))
     return processors
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from pathlib import Path
 
 from grit_integrations.checkpoint import Checkpoint
 from grit_integrations.decoder import Decoder
@@ -37,7 +36,7 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
     Raises:
         ModelLoadError: the checkpoint cannot be loaded as asked.
     """
-    key = (_identity(checkpoint.directory), options.key())
+    key = (checkpoint.identity(), options.key())
     with _registry_lock:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
@@ -47,10 +46,3 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
             engine = Engine(checkpoint, load_weights(checkpoint, options, progress=progress))
             _engines[key] = engine
         return engine
-
-
-def _identity(directory: Path) -> str:
-    """Return a string that changes when a checkpoint is written anew in the same place."""
-    files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return f"{directory.resolve()}{stats}"

@@ -44,6 +44,9 @@ class Decoding:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
+        for name in ("temperature", "top_p", "repetition_penalty"):  # 1 and 1.0 are one request, also as a cache key
+            value = getattr(self, name)
+            object.__setattr__(self, name, float(value) if _is_number(value) else value)
         _check(_is_count(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number from 1 up")
         _check(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
         _check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
@@ -84,7 +87,7 @@ class Decoding:
 class TokenLogprob:
     """A generated token's natural-log probability under the model, before sampling options, with alternatives."""
 
-    token: str
+    token: str  # its text; not every token is a whole character
     token_id: int
     logprob: float
     alternatives: tuple[tuple[str, float], ...] = ()

@@ -93,12 +93,14 @@ class GritLM:
         if truncate_dim is not None and truncate_dim < 1:
             raise OptionError(f"truncate_dim={truncate_dim} is not possible. Give 1 or more, or None.")
         self.source = str(source)
+        if self.source == BUNDLED_NAME and dtype == "auto":
+            dtype = "float32"  # so small that rounding costs more than it saves: the same vectors on every machine
         self.revision = revision
         self.normalize = normalize
         self.truncate_dim = truncate_dim
         self._pooling = pooling
         self._local_files_only = local_files_only
-        self._options = LoadOptions(
+        self.load_options = LoadOptions(
             device=None if device is None else str(device),
             dtype=str(dtype),
             attn_implementation=attn_implementation,
@@ -128,7 +130,7 @@ class GritLM:
         """Load the weights now instead of at first use, and return this object."""
         with self._lock:
             if self._engine is None:
-                self._engine = shared_engine(self.checkpoint, self._options, progress=progress)
+                self._engine = shared_engine(self.checkpoint, self.load_options, progress=progress)
         return self
 
     def unload(self) -> None:
@@ -159,7 +161,7 @@ class GritLM:
     @property
     def dim(self) -> int:
         """Length of an embedding; loads the weights if there is a projection head."""
-        if self._options.embedding_head is not None:
+        if self.load_options.embedding_head is not None:
             full = self._loaded().weights.dim
         else:
             full = int(self.checkpoint.config["hidden_size"])
@@ -294,8 +296,7 @@ class GritLM:
 
     def _find(self) -> Checkpoint:
         source = BUNDLED if self.source == BUNDLED_NAME else self.source
-        found = find_checkpoint(source, revision=self.revision, local_files_only=self._local_files_only)
-        return Checkpoint(found.directory, name=self.source)
+        return find_checkpoint(source, revision=self.revision, local_files_only=self._local_files_only)
 
     def _loaded(self) -> Engine:
         self.load()

@@ -21,6 +21,8 @@ from grit_integrations.encoder import Encoder, EncoderInput, Pooling
 from grit_integrations.errors import GritError
 from grit_integrations.generation import Decoding, GenerationChunk
 
+MOST_ROWS = 8  # generations that run side by side, each with a cache of its own; later ones wait for a place
+
 Progress = Callable[[int], object]
 
 _alive: weakref.WeakSet[Scheduler] = weakref.WeakSet()
@@ -188,7 +190,7 @@ class Scheduler:
 
     def _decode_step(self) -> None:
         self._generates = [job for job in self._generates if not job.channel.closed]
-        for job in list(self._generates):
+        for job in self._generates[:MOST_ROWS]:
             try:
                 row = job.row = job.row or self._decoder.start(job.prompt, job.decoding, submitted=job.submitted)
                 (chunk,) = self._decoder.step([row])

@@ -109,7 +109,7 @@ def test_a_missing_path_is_named(name: str) -> None:
 
 
 def test_a_hub_id_without_network_fails_with_the_cure() -> None:
-    with pytest.raises(ModelLoadError, match="could not be fetched.*local directory"):
+    with pytest.raises(ModelLoadError, match=r"could not be fetched.*local directory"):
         GritLM.from_pretrained("GritLM/not-a-model", local_files_only=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_a_stop_string_across_tokens_ends_the_text(tiny: GritLM) -> None:
 def test_stop_text_equals_searching_the_whole(text: str, stops: list[str], cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     stop, shown = StopText(stops), ""
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         shown += stop.push(text[left:right])
         assert stop.found or not any(word in shown for word in stops)
         if stop.found:
@@ -182,7 +183,7 @@ def test_impossible_options_are_refused_when_made(options: dict[str, Any], words
 
 
 def test_overflow_names_both_numbers(tiny: GritLM) -> None:
-    with pytest.raises(ContextOverflowError, match="3,9.. of the model's 4,096"):
+    with pytest.raises(ContextOverflowError, match=r"3,9.. of the model's 4,096"):
         tiny.generate("word " * 4000, decoding=Decoding(max_new_tokens=100))
     with pytest.raises(ContextOverflowError, match="max_new_tokens=5000"):
         tiny.generate("hello", decoding=Decoding(max_new_tokens=5000))

@@ -18,7 +18,7 @@ from grit_integrations import ContextOverflowError, EmptyTextError, GritLM, Opti
 from grit_integrations.encoder import Encoder, EncoderInput, bidirectional_view, pool
 
 INSTRUCTION = "Given a question, retrieve passages that answer it"
-WORDS = "the heart pumps blood through vessels while distant stars burn hydrogen quietly for aeons".split()
+WORDS = ["the", "heart", "pumps", "blood", "through", "vessels", "while", "distant", "stars", "burn", "hydrogen"]
 
 
 def text_of(tokens: int, grit: GritLM, seed: int = 0) -> str:

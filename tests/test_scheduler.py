@@ -1,4 +1,4 @@
-"""Many threads, one worker: results are those of a single thread, and errors, cancels and unloading hurt nobody else."""
+"""Many threads, one worker: results are those of a single thread; errors, cancels and unloading hurt nobody else."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class PreallocatedLayer(CacheLayerMixin):
     is_croppable = False
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
         self._length = 0
 

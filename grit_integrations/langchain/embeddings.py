@@ -100,7 +100,7 @@ class GritEmbeddings(ModelSource, Embeddings):
         grit = self.grit
         parts = (
             grit.fingerprint,
-            replace(grit._options, device=None, device_map=None).key(),  # where it runs does not matter
+            replace(grit.load_options, device=None, device_map=None).key(),  # where it runs does not matter
             grit.pooling,
             grit.normalize,
             grit.truncate_dim,

@@ -1,0 +1,323 @@
+"""Chroma: an embedding function for plain collections, and the check that a collection's vectors are this model's.
+
+Chroma compares embedding functions by name only, so it would let one model query what another one stored. Here every
+collection says which model made its vectors: one created with `GritEmbeddingFunction` in Chroma's own persisted
+configuration, one that a framework creates in its metadata (`stamp`). `open_collection` and `check_collection` read
+either and refuse another model before any work is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from grit_integrations.errors import CollectionMismatchError, MissingExtraError, OptionError
+from grit_integrations.model import BUNDLED_NAME, GritLM
+
+try:
+    import chromadb
+except ModuleNotFoundError as error:
+    if error.name != "chromadb":
+        raise  # chromadb is there but something that it needs is not: show that
+    raise MissingExtraError("chromadb", "chroma") from None
+
+from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
+from chromadb.config import Settings
+from chromadb.errors import NotFoundError
+from chromadb.utils.embedding_functions import register_embedding_function
+
+if TYPE_CHECKING:
+    from chromadb import Collection
+    from chromadb.api import ClientAPI
+
+_STAMP = "grit_"  # prefix of our keys in a collection's metadata
+
+
+@dataclass(frozen=True, slots=True)
+class VectorOrigin:
+    """What made a collection's vectors. All but `model`, which names it for people, must be equal for two to compare.
+
+    Attributes:
+        model: path, hub id or `"grit-mini"`.
+        fingerprint: digest of weights, config and tokenizer.
+        pooling: how token states became one vector.
+        normalize: whether vectors have unit length.
+        truncate_dim: how many leading dimensions were kept; 0 is all.
+        document_instruction: what documents were embedded under.
+    """
+
+    model: str
+    fingerprint: str
+    pooling: str
+    normalize: bool
+    truncate_dim: int
+    document_instruction: str = ""
+
+    @classmethod
+    def of(cls, model: GritLM, *, document_instruction: str = "") -> VectorOrigin:
+        """Return the origin of the vectors that `model` makes of documents; reads no weights."""
+        source = str(Path(model.source).resolve()) if _is_directory(model) else model.source
+        return cls(
+            source, model.fingerprint, model.pooling, model.normalize, model.truncate_dim or 0, document_instruction
+        )
+
+    def check(self, wanted: VectorOrigin, where: str) -> None:
+        """Raise `CollectionMismatchError` if vectors of this origin, found `where`, do not compare with `wanted`."""
+        if self.fingerprint != wanted.fingerprint:
+            raise CollectionMismatchError(
+                f"{where} holds vectors of {self.model} (fingerprint {self.fingerprint}); the model now is "
+                f"{wanted.model} (fingerprint {wanted.fingerprint}). Vectors of two models do not compare. Use the "
+                "model it was built with, or index into a new place."
+            )
+        for name in ("pooling", "normalize", "truncate_dim", "document_instruction"):
+            found, asked = getattr(self, name), getattr(wanted, name)
+            if found != asked:
+                raise CollectionMismatchError(
+                    f"{where} holds vectors made with {name}={found!r}, and now {name}={asked!r} is asked for (the "
+                    f"model is the same, {self.fingerprint}). Use {name}={found!r}, or index into a new place."
+                )
+
+
+@register_embedding_function
+class GritEmbeddingFunction(EmbeddingFunction[Documents]):
+    """Embed the texts of a plain Chroma collection; queries and documents take their own side of the model.
+
+    Chroma stores the configuration, never weights: a collection that is opened later without an embedding function
+    loads the same model again at first use, and refuses if other files have taken its place since. Chroma does not
+    look at the configuration when it is opened with another function of this class: open it with `open_collection`.
+
+    Args:
+        model: a `GritLM`, or what its constructor takes as `source`. Its small files are read at once, because Chroma
+            hides an error that it meets while it creates a collection; weights are loaded at first use.
+        query_instruction: what queries are for; it may change later without indexing again.
+        document_instruction: GRIT gives documents none; it is part of what the stored vectors are.
+
+    Raises:
+        ModelLoadError: there is no usable checkpoint.
+
+    Example:
+        >>> import chromadb
+        >>> from grit_integrations.chroma import GritEmbeddingFunction
+        >>> client = chromadb.EphemeralClient()
+        >>> docs = client.create_collection("heart", embedding_function=GritEmbeddingFunction("grit-mini"))
+        >>> docs.add(ids=["1", "2"], documents=["The heart pumps blood.", "Stars shine by fusion."])
+        >>> docs.query(query_texts=["What moves the blood?"], n_results=1)["ids"]
+        [['1']]
+    """
+
+    def __init__(
+        self,
+        model: GritLM | str | Path = BUNDLED_NAME,
+        *,
+        query_instruction: str = "",
+        document_instruction: str = "",
+    ) -> None:
+        self.model = model if isinstance(model, GritLM) else GritLM(model)
+        self.query_instruction = query_instruction
+        self.origin = VectorOrigin.of(self.model, document_instruction=document_instruction)
+        self._checked = True
+
+    def __call__(self, input: Documents) -> Embeddings:  # noqa: A002  # Chroma checks the argument's name
+        """Embed documents: a list of (dim,) float32 arrays."""
+        self._check_files()
+        return list(self.model.embed_documents(input, instruction=self.origin.document_instruction))
+
+    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002
+        """Embed queries: a list of (dim,) float32 arrays."""
+        self._check_files()
+        return list(self.model.embed_queries(input, instruction=self.query_instruction))
+
+    @staticmethod
+    def name() -> str:
+        """Return the name under which Chroma stores and finds this class."""
+        return "gritlm"
+
+    def default_space(self) -> Space:
+        """Return the distance of a new collection: GRIT is trained with cosine similarity."""
+        return "cosine"
+
+    def supported_spaces(self) -> list[Space]:
+        """Return the distances that rank as cosine does: all of them for vectors of unit length."""
+        return ["cosine", "l2", "ip"] if self.model.normalize else ["cosine"]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes this function again, as JSON."""
+        options = self.model.load_options
+        return {
+            **asdict(self.origin),
+            "revision": self.model.revision,
+            "dtype": options.dtype,
+            "embedding_head": None if options.embedding_head is None else str(options.embedding_head.resolve()),
+            "query_instruction": self.query_instruction,
+        }
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> GritEmbeddingFunction:
+        """Return the function of a stored configuration; no file is opened before its first use.
+
+        Chroma builds it anew for every query, so the last few are kept: otherwise each query would load the weights.
+        """
+        GritEmbeddingFunction.validate_config(config)
+        return _built(json.dumps(config, sort_keys=True))
+
+    @staticmethod
+    def validate_config(config: dict[str, Any]) -> None:
+        """Raise `OptionError` if `config` is not what `get_config` returns."""
+        missing, unknown = sorted(_CONFIG.keys() - config.keys()), sorted(config.keys() - _CONFIG.keys())
+        if missing or unknown:
+            raise OptionError(
+                f"This is no configuration of GritEmbeddingFunction: missing {missing}, unknown {unknown}. "
+                "Was it stored by another version of grit_integrations?"
+            )
+        for key, kinds in _CONFIG.items():
+            if type(config[key]) not in kinds:
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise OptionError(f"{key}={config[key]!r} is not possible in this configuration: wanted {names}.")
+
+    def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
+        """Raise `CollectionMismatchError` if a change would make stored vectors incomparable."""
+        try:
+            _origin_of_config(old_config).check(_origin_of_config(new_config), "The collection")
+        except CollectionMismatchError as error:
+            raise CollectionMismatchError(
+                f"{error} Chroma stores a change before it asks whether it is possible: undo this one with "
+                "collection.modify(configuration={'embedding_function': ...}) and the function it was built with."
+            ) from None
+
+    def _check_files(self) -> None:
+        """Refuse when the files at the configured place are no longer those that made the stored vectors."""
+        if not self._checked:
+            now = VectorOrigin.of(self.model, document_instruction=self.origin.document_instruction)
+            self.origin.check(now, "The collection")
+            self._checked = True
+
+
+_CONFIG: Mapping[str, tuple[type, ...]] = {
+    "model": (str,),
+    "fingerprint": (str,),
+    "pooling": (str,),
+    "normalize": (bool,),
+    "truncate_dim": (int,),
+    "document_instruction": (str,),
+    "revision": (str, type(None)),
+    "dtype": (str,),
+    "embedding_head": (str, type(None)),
+    "query_instruction": (str,),
+}
+
+
+def persistent_client(path: str | Path) -> ClientAPI:
+    """Return a Chroma client on a local directory, with its telemetry off."""
+    return chromadb.PersistentClient(path=str(path), settings=Settings(anonymized_telemetry=False))
+
+
+def open_collection(
+    client: ClientAPI,
+    name: str,
+    model: GritLM | str | Path = BUNDLED_NAME,
+    *,
+    query_instruction: str = "",
+    document_instruction: str = "",
+) -> Collection:
+    """Return the collection `name`, created if it is not there, after checking that its vectors are this model's.
+
+    The result serves a plain Chroma program, LlamaIndex (`ChromaVectorStore(chroma_collection=...)`) and LangChain
+    (`Chroma(client=client, collection_name=name, embedding_function=...)`) alike.
+
+    Raises:
+        CollectionMismatchError: its vectors were made by another model, or it does not say by which.
+        ModelLoadError: there is no usable checkpoint.
+    """
+    function = GritEmbeddingFunction(
+        model, query_instruction=query_instruction, document_instruction=document_instruction
+    )
+    mark = stamp(function.model, document_instruction=document_instruction)
+    chroma_function = cast(
+        "EmbeddingFunction[Any]", function
+    )  # Chroma's clients are typed for texts and images at once
+    try:
+        collection = client.get_collection(name, embedding_function=None)
+    except NotFoundError:
+        return client.create_collection(name, embedding_function=chroma_function, metadata=mark)
+    check_collection(collection, function.model, document_instruction=document_instruction)
+    if _recorded_origin(collection) is None:  # empty, so it may become ours
+        collection.modify(metadata={**(collection.metadata or {}), **mark})
+    return client.get_collection(name, embedding_function=chroma_function)
+
+
+def stamp(model: GritLM, *, document_instruction: str = "") -> dict[str, str | int | bool]:
+    """Return collection metadata that says which model makes its vectors; reads no weights.
+
+    Give it to a framework that creates the collection itself: `Chroma(..., collection_metadata=stamp(grit))`.
+    """
+    origin = VectorOrigin.of(model, document_instruction=document_instruction)
+    return {f"{_STAMP}{key}": value for key, value in asdict(origin).items()}
+
+
+def check_collection(collection: Collection, model: GritLM, *, document_instruction: str = "") -> None:
+    """Refuse a collection whose vectors do not compare with those of `model`; reads no weights.
+
+    An empty collection that does not say which model it is for passes.
+
+    Raises:
+        CollectionMismatchError: another model made its vectors (the message has both fingerprints), or it does not
+            say which one did.
+    """
+    where = f"The Chroma collection {collection.name!r}"
+    recorded = _recorded_origin(collection)
+    wanted = VectorOrigin.of(model, document_instruction=document_instruction)
+    if recorded is not None:
+        recorded.check(wanted, where)
+    elif count := collection.count():
+        raise CollectionMismatchError(
+            f"{where} holds {count:,} vectors and does not say which model made them; the model now is {wanted.model} "
+            f"(fingerprint {wanted.fingerprint}). If you know that it made them, say so: "
+            "collection.modify(metadata={**(collection.metadata or {}), **stamp(model)})."
+        )
+
+
+@lru_cache(maxsize=4)
+def _built(config_json: str) -> GritEmbeddingFunction:
+    config = json.loads(config_json)
+    function = GritEmbeddingFunction.__new__(GritEmbeddingFunction)  # the constructor would read files
+    function.model = GritLM(
+        config["model"],
+        revision=config["revision"],
+        dtype=config["dtype"],
+        embedding_head=config["embedding_head"],
+        pooling=config["pooling"],
+        normalize=config["normalize"],
+        truncate_dim=config["truncate_dim"] or None,
+    )
+    function.query_instruction = config["query_instruction"]
+    function.origin = _origin_of_config(config)
+    function._checked = False
+    return function
+
+
+def _recorded_origin(collection: Collection) -> VectorOrigin | None:
+    """Return what made the collection's vectors: from our stamp in its metadata, or from Chroma's configuration."""
+    metadata = collection.metadata or {}
+    stamped = {key.removeprefix(_STAMP): value for key, value in metadata.items() if key.startswith(_STAMP)}
+    if stamped.keys() >= _ORIGIN_KEYS:
+        return _origin_of_config(stamped)
+    stored = collection.configuration_json.get("embedding_function") or {}
+    if stored.get("name") != GritEmbeddingFunction.name():
+        return None
+    GritEmbeddingFunction.validate_config(stored["config"])
+    return _origin_of_config(stored["config"])
+
+
+_ORIGIN_KEYS = frozenset(field.name for field in fields(VectorOrigin))
+
+
+def _origin_of_config(config: Mapping[str, Any]) -> VectorOrigin:
+    return VectorOrigin(**{key: config[key] for key in _ORIGIN_KEYS})
+
+
+def _is_directory(model: GritLM) -> bool:
+    return model.source != BUNDLED_NAME and Path(model.source).is_dir()

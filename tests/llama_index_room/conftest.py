@@ -1,0 +1,93 @@
+"""Fixtures of the LlamaIndex tests: recorders of what reaches the model and what the framework announces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import llama_index.core
+import pytest
+from llama_index.core import Settings
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+
+from grit_integrations import Decoding, GritLM
+from grit_integrations.decoder import Decoder
+from grit_integrations.scheduler import Scheduler
+
+
+class _Recorder(BaseEventHandler):
+    seen: list[Any] = []  # noqa: RUF012  # a pydantic field: every object gets its own
+
+    def handle(self, event: Any, **_: Any) -> None:
+        self.seen.append(event)
+
+
+@pytest.fixture
+def events() -> Iterator[Callable[[], list[str]]]:
+    """Names of the instrumentation events so far, without those of the spans' own bookkeeping."""
+    recorder = _Recorder()
+    root = get_dispatcher()
+    root.add_event_handler(recorder)
+    yield lambda: [type(event).__name__ for event in recorder.seen]
+    root.event_handlers.remove(recorder)
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Decoding]]:
+    """Token ids and options of every generation that reaches a scheduler."""
+    seen: list[tuple[list[int], Decoding]] = []
+    generate = Scheduler.generate
+
+    def recorded(self: Scheduler, prompt: Sequence[int], decoding: Decoding) -> Any:
+        seen.append((list(prompt), decoding))
+        return generate(self, prompt, decoding)
+
+    monkeypatch.setattr(Scheduler, "generate", recorded)
+    return seen
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each encode request that reached a scheduler had."""
+    seen: list[int] = []
+    encode = Scheduler.encode
+
+    def recorded(self: Scheduler, items: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(len(items))
+        return encode(self, items, *args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "encode", recorded)
+    return seen
+
+
+@pytest.fixture
+def broken_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that fails at its third token."""
+    step, steps = Decoder.step, iter(range(1_000_000))
+
+    def failing(self: Decoder, rows: Any) -> Any:
+        if next(steps) >= 2:
+            raise RuntimeError("the device is gone")
+        return step(self, rows)
+
+    monkeypatch.setattr(Decoder, "step", failing)
+
+
+@pytest.fixture
+def clean_settings() -> Iterator[None]:
+    """The framework's global settings, put back afterwards."""
+    saved, tokenizer = dict(vars(Settings)), llama_index.core.global_tokenizer
+    for name in saved:
+        setattr(Settings, name, None)
+    llama_index.core.global_tokenizer = None
+    yield
+    for name, value in saved.items():
+        setattr(Settings, name, value)
+    llama_index.core.global_tokenizer = tokenizer
+
+
+@pytest.fixture
+def running(tiny: GritLM) -> Callable[[], int]:
+    """How many generations the tiny model's scheduler works on."""
+    return lambda: len(tiny._loaded().scheduler._generates)

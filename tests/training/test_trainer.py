@@ -1,0 +1,214 @@
+"""The loop: it learns, resumes to the bit, stops on NaN and on Ctrl-C, and exports what stock transformers loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grit_integrations.encoder import bidirectional_view
+from grit_integrations.training import train
+from grit_integrations.training.checkpoints import newest_checkpoint
+from grit_integrations.training.config import ConfigError
+from grit_integrations.training.trainer import Run, TrainingDivergedError
+
+from .conftest import Trained, tiny_recipe
+
+
+def records(output: str) -> list[dict[str, float]]:
+    lines = (Path(output) / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if "evaluation" not in record]
+
+
+def parameters(output: str) -> dict[str, torch.Tensor]:
+    newest = newest_checkpoint(Path(output))
+    assert newest is not None
+    return load_file(newest / "model.safetensors")
+
+
+def test_both_losses_fall_from_random_weights(tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path, bag_steps=0, steps=40)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, start="random"))
+    train(config, progress=False)
+    steps = records(config.output)
+    for stream in ("embedding", "generative"):
+        first, last = (sum(step[stream] for step in part) / 10 for part in (steps[:10], steps[-10:]))
+        assert last < first - 0.2, stream
+
+
+def test_the_embedding_table_is_trained_first_and_alone(trained: Trained) -> None:
+    steps = records(trained.config.output)
+    assert [step["step"] for step in steps] == list(range(1, 61))
+    assert ["generative" in step for step in steps] == [False] * 10 + [True] * 50
+    run = Run(dataclasses.replace(trained.config, output=str(Path(trained.config.output) / "other")))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.step()
+    changed = [name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert "model.embed_tokens.weight" in changed
+    assert not any("layers" in name or "lm_head" in name for name in changed)
+
+
+def test_the_result_is_better_than_the_start(trained: Trained) -> None:
+    lines = (Path(trained.config.output) / "metrics.jsonl").read_text().splitlines()
+    evaluations = [json.loads(line)["evaluation"] for line in lines if "evaluation" in line]
+    assert [each["step"] for each in evaluations] == [0, 20, 40, 60]
+    best = trained.result.best
+    assert best["ndcg_10"] == max(each["ndcg_10"] for each in evaluations)
+    assert best["ndcg_10"] > evaluations[0]["ndcg_10"]
+    assert best["nats"] < evaluations[0]["nats"]
+
+
+@pytest.mark.parametrize("stop_at", [5, 13])  # in the bag phase, and after it
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    straight = tiny_recipe(tmp_path / "straight", steps=20, checkpoint_every=100)
+    train(straight, progress=False)
+    parts = tiny_recipe(tmp_path / "parts", steps=20, checkpoint_every=stop_at)
+    original = Run.step
+
+    def step_then_interrupt(run: Run) -> dict[str, float]:
+        record = original(run)
+        if run.progress.step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", step_then_interrupt)
+        stopped = train(parts, progress=False)
+    assert (stopped.steps, stopped.finished) == (stop_at, False)
+    torch.manual_seed(99)  # resuming must not depend on the state this process is in
+    resumed = train(parts, progress=False)
+    assert (resumed.steps, resumed.finished) == (20, True)
+    one, two = parameters(straight.output), parameters(parts.output)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    losses = [
+        [(step.get("embedding"), step.get("generative")) for step in records(c.output)] for c in (straight, parts)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(trained: Trained) -> None:
+    before = parameters(trained.config.output)
+    again = train(trained.config, progress=False)
+    assert again.steps == 60
+    assert all(torch.equal(before[name], value) for name, value in parameters(trained.config.output).items())
+
+
+def test_resuming_with_another_recipe_is_refused(trained: Trained) -> None:
+    changed = dataclasses.replace(trained.config, seed=7)
+    with pytest.raises(ConfigError, match="another seed"):
+        train(changed, progress=False)
+
+
+def test_old_checkpoints_go_and_no_temporary_ones_stay(trained: Trained) -> None:
+    names = sorted(path.name for path in (Path(trained.config.output) / "checkpoints").iterdir())
+    assert names == ["step-00000040", "step-00000060"]
+
+
+def test_nan_stops_the_run_and_names_step_and_stream(tmp_path: Path) -> None:
+    run = Run(tiny_recipe(tmp_path, bag_steps=0))
+    run.step()
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    with torch.no_grad():
+        run.model.lm_head.weight[3] = float("nan")
+    with pytest.raises(TrainingDivergedError, match=r"Step 2: the generative stream is nan"):
+        run.step()
+    with torch.no_grad():
+        run.model.lm_head.weight.copy_(before["lm_head.weight"])
+        run.model.model.embed_tokens.weight[:] = float("inf")
+    with pytest.raises(TrainingDivergedError, match=r"Step 2: the embedding stream is nan"):
+        run.step()
+    assert torch.equal(run.model.model.norm.weight, before["model.norm.weight"])
+
+
+def test_one_stream_alone_trains_too(tmp_path: Path) -> None:
+    only = Run(tiny_recipe(tmp_path / "a", bag_steps=0, embedding_weight=0.0))
+    assert "embedding" not in only.step()
+    other = Run(tiny_recipe(tmp_path / "b", bag_steps=0, generative_weight=0.0))
+    record = other.step()
+    assert "generative" not in record
+    assert other.model.lm_head.weight.grad is None
+
+
+def test_rates_warm_up_and_follow_the_cosine(tmp_path: Path) -> None:
+    run = Run(tiny_recipe(tmp_path, bag_steps=0, steps=100))
+    seen = []
+    for at in (0, 4, 50, 99):
+        run.progress.step = at
+        run._set_rates(bag=False)
+        seen.append([group["lr"] / group["peak"] for group in run.optimiser.param_groups])
+    assert all(len(set(each)) == 1 for each in seen)
+    first, warm, middle, last = (each[0] for each in seen)
+    assert first == pytest.approx(0.2, abs=0.01)
+    assert warm == pytest.approx(1.0, abs=0.01)
+    assert middle == pytest.approx(0.525, abs=0.01)
+    assert last == pytest.approx(0.05, abs=0.01)
+
+
+def test_minutes_end_the_schedule(tmp_path: Path) -> None:
+    result = train(tiny_recipe(tmp_path, steps=100_000, minutes=0.01), progress=False)
+    assert result.finished
+    assert result.steps < 1000
+
+
+def test_the_export_loads_with_stock_transformers(trained: Trained) -> None:
+    path = trained.result.model
+    model = AutoModelForCausalLM.from_pretrained(path)
+    assert type(model).__name__ == "MistralForCausalLM"
+    assert model.config.sliding_window is None
+    assert model.dtype == torch.bfloat16
+    assert sorted(file.suffix for file in path.iterdir()) == [".json"] * 5 + [".md", ".safetensors"]
+    card = (path / "README.md").read_text()
+    assert "60 steps" in card
+    assert str(Path(trained.config.output)) not in card
+    weights = load_file(Path(trained.config.output) / "best.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name].to(torch.bfloat16)), name
+
+
+def test_the_exported_model_is_bidirectional_through_the_view_and_causal_without(trained: Trained) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained.result.model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained.result.model)
+    one = tokenizer("the hill of Arnwick", return_tensors="pt")["input_ids"]
+    two = one.clone()
+    two[0, -1] = tokenizer.convert_tokens_to_ids("w")
+    with torch.no_grad():
+        causal = [model.model(ids).last_hidden_state[0, 1] for ids in (one, two)]
+        view = bidirectional_view(model.model)
+        both = [view(ids).last_hidden_state[0, 1] for ids in (one, two)]
+    assert torch.equal(causal[0], causal[1])
+    assert not torch.allclose(both[0], both[1], atol=1e-4)
+
+
+def test_golden_ids_are_those_of_the_saved_tokenizer(trained: Trained) -> None:
+    saved = json.loads((trained.result.model / "grit_config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(trained.result.model)
+    assert (saved["format"], saved["pooling"]) == (1, "mean")
+    embed, instructed, assistant = "<|embed|>\n", "<|user|>\nInstr.\n<|embed|>\nhello", "<|assistant|>\n"
+    assert saved["golden"][embed] == tokenizer(embed)["input_ids"]
+    assert saved["golden"][embed][0] == tokenizer.bos_token_id
+    assert saved["golden"][instructed] == tokenizer(instructed)["input_ids"]
+    assert saved["golden"][assistant] == tokenizer(assistant, add_special_tokens=False)["input_ids"]
+
+
+def test_training_goes_on_from_an_exported_checkpoint(trained: Trained, tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path, bag_steps=0, steps=2)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=str(trained.result.model)))
+    run = Run(config)
+    fresh = Run(tiny_recipe(tmp_path / "fresh", bag_steps=0))  # sees the same first batch
+    assert run.step()["generative"] < fresh.step()["generative"] - 0.3
+    assert run.model.dtype == torch.float32
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path / "out")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match="none"):
+        Run(config)
