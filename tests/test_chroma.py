@@ -17,9 +17,8 @@ from chromadb.api import ClientAPI
 from chromadb.config import Settings
 from langchain_chroma import Chroma
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
+from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
-from llama_index.core.vector_stores import VectorStoreQuery
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from grit_integrations import CollectionMismatchError, GritLM, ModelLoadError, OptionError
@@ -30,22 +29,11 @@ from grit_integrations.chroma import (
     persistent_client,
     stamp,
 )
+from grit_integrations.langchain import GritEmbeddings
+from grit_integrations.llama_index import GritEmbedding
 
 TEXTS = ["The heart pumps blood.", "Stars shine by fusion.", "A railway crosses the plain."]
 IDS = ["heart", "stars", "railway"]
-
-
-class LocalEmbeddings(Embeddings):
-    """The least that langchain-chroma needs of a model."""
-
-    def __init__(self, model: GritLM) -> None:
-        self.model = model
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return self.model.embed_documents(texts).tolist()
-
-    def embed_query(self, text: str) -> list[float]:
-        return self.model.embed_queries([text])[0].tolist()
 
 
 @pytest.fixture
@@ -235,21 +223,19 @@ def test_both_frameworks_and_chroma_on_one_directory(tiny: GritLM, other_path: P
     plain = open_collection(client, "docs", tiny)
     plain.add(ids=["heart"], documents=TEXTS[:1])
 
-    embeddings = LocalEmbeddings(tiny)
-    langchain = Chroma(collection_name="docs", embedding_function=embeddings, client=client)
+    langchain = Chroma(collection_name="docs", embedding_function=GritEmbeddings(model=tiny), client=client)
     langchain.add_documents([Document(TEXTS[1], metadata={"source": "sky"})], ids=["stars"])
 
-    index = ChromaVectorStore(chroma_collection=plain)
-    vector = tiny.embed_documents(TEXTS[2:])[0].tolist()
-    index.add([TextNode(id_="railway", text=TEXTS[2], embedding=vector)])
+    vectors = ChromaVectorStore(chroma_collection=plain)
+    index = VectorStoreIndex.from_vector_store(vectors, embed_model=GritEmbedding(tiny))
+    index.insert_nodes([TextNode(id_="railway", text=TEXTS[2])])
 
     for text, name in zip(TEXTS, IDS, strict=True):
         assert plain.query(query_texts=[text], n_results=1)["ids"] == [[name]]
-        scored = langchain.similarity_search_with_relevance_scores(text, k=1)
-        assert scored[0][0].page_content == text
-        assert scored[0][1] == pytest.approx(1, abs=1e-5)  # cosine similarity
-        query = VectorStoreQuery(query_embedding=embeddings.embed_query(text), similarity_top_k=1)
-        assert index.query(query).ids == [name]
+        document, distance = langchain.similarity_search_with_score(text, k=1)[0]
+        assert (document.page_content, distance) == (text, pytest.approx(0, abs=1e-5))  # cosine distance
+        node = index.as_retriever(similarity_top_k=1).retrieve(text)[0]
+        assert (node.text, node.score) == (text, pytest.approx(1, abs=1e-5))
     check_collection(reopened(persistent_client(store), "docs"), tiny)
 
 
@@ -257,7 +243,7 @@ def test_collection_that_langchain_created(tiny: GritLM, other_path: Path, tmp_p
     store = str(tmp_path / "chroma")
     made = Chroma(
         collection_name="docs",
-        embedding_function=LocalEmbeddings(tiny),
+        embedding_function=GritEmbeddings(model=tiny),
         persist_directory=store,
         client_settings=Settings(anonymized_telemetry=False, is_persistent=True, persist_directory=store),
         collection_metadata=stamp(tiny),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 import grit_integrations.training
@@ -18,7 +21,7 @@ from grit_integrations import CollectionMismatchError, Decoding, GritLM
 from grit_integrations.cli import app
 from grit_integrations.cli.answering import rag_prompt
 from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import byte_size
+from grit_integrations.cli.output import WrappedStream, byte_size
 from grit_integrations.ingest import Store
 from grit_integrations.training import TrainResult
 
@@ -134,10 +137,12 @@ def test_other_models_write_by_default(store: Path, monkeypatch: pytest.MonkeyPa
     assert "“" not in asked.split("Sources")[0]
 
 
-def test_passages_that_do_not_fit_are_left_out(store: Path, tiny: GritLM) -> None:
-    asked = good("ask", "What?", "--store", store, "--free", "--max-tokens", tiny.window - 90)
-    assert "did not fit" in asked
-    assert "Shorten it" in refusal("ask", "word " * 30, "--store", store, "--free", "--max-tokens", tiny.window - 20)
+def test_passages_that_do_not_fit_are_left_out(docs: Path, tmp_path: Path) -> None:
+    short = write_checkpoint(tmp_path / "short", max_position_embeddings=96)
+    store = tmp_path / "s"
+    good("index", docs, "--store", store, "--model", short)
+    assert "of 2 passages did not fit" in good("ask", "What?", "--store", store, "--free", "--max-tokens", 32)
+    assert "Shorten it" in refusal("ask", "word " * 30, "--store", store, "--free", "--max-tokens", 48)
 
 
 def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,12 +268,12 @@ def test_interrupt_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, tiny_p
     docs = tmp_path / "docs"
     docs.mkdir()
     for number in range(40):
-        (docs / f"{number}.txt").write_text("\n\n".join(f"Sentence {n} of {number}. " * 60 for n in range(12)))
+        (docs / f"{number}.txt").write_text("\n\n".join(f"Sentence {n} of {number}. " * 20 for n in range(12)))
     command = [sys.executable, "-c", RUN, "index", str(docs), "--store", str(tmp_path / "s"), "--model", str(tiny_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         records = tmp_path / "s" / "records.sqlite"
         while not records.exists() and process.poll() is None:
-            pass
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
@@ -281,6 +286,31 @@ def test_interrupt_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, tiny_p
 
 
 # Small things
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["The he", "art pumps", " blood", ".\n\nIt bea", "ts."], list("The heart pumps blood.\n\nIt beats."), ["x" * 50]],
+)
+def test_streamed_text_wraps_between_words(pieces: list[str]) -> None:
+    out = Console(width=16, file=io.StringIO())
+    shown = WrappedStream(out, indent=2)
+    for piece in pieces:
+        shown.add(piece)
+    shown.end()
+    text = out.file.getvalue()
+    if len(pieces) == 1:
+        assert text.split() == ["x" * 14] * 3 + ["x" * 8]
+    else:
+        assert [line.rstrip() for line in text.splitlines()] == ["  The heart", "  pumps blood.", "", "  It beats."]
+
+
+def test_streamed_text_wraps_wide_characters() -> None:
+    out = Console(width=8, file=io.StringIO())
+    shown = WrappedStream(out, indent=1)
+    shown.add("星は融合で輝く。")
+    shown.end()
+    assert out.file.getvalue().split() == ["星は融", "合で輝", "く。"]
 
 
 def test_byte_sizes() -> None:

@@ -46,7 +46,7 @@ class GritComponent(BaseComponent):
         self._model = grit
 
     @property
-    def model(self) -> GritLM:
+    def grit(self) -> GritLM:
         """The model behind this component; adapters that were given one object share it."""
         return self._model
 

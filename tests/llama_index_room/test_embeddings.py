@@ -72,24 +72,24 @@ def test_from_dict_round_trips(tiny: GritLM, tiny_path: Path) -> None:
     assert again.to_dict() == first.to_dict()
     assert GritEmbedding.from_json(first.to_json()).to_dict() == first.to_dict()
     assert len(again.get_query_embedding("Paris")) == 16
-    assert GritEmbedding.from_dict(GritEmbedding(tiny).to_dict(), model=tiny).model is tiny
+    assert GritEmbedding.from_dict(GritEmbedding(tiny).to_dict(), model=tiny).grit is tiny
 
 
 def test_naming_a_model_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIT_MODEL", "some/where")
     assert GritEmbedding().model_name == "some/where"
     assert GritEmbedding().to_dict()["model_name"] == "some/where"
-    assert GritEmbedding(model_name="else/where").model.source == "else/where"
+    assert GritEmbedding(model_name="else/where").grit.source == "else/where"
     monkeypatch.delenv("GRIT_MODEL")
     assert GritEmbedding().model_name == "grit-mini"
-    assert not GritEmbedding().model.is_loaded
+    assert not GritEmbedding().grit.is_loaded
 
 
 def test_to_dict_reads_no_weights(tiny_path: Path) -> None:
     embedding = GritEmbedding(tiny_path)
     embedding.to_dict()
     embedding.to_payload()
-    assert not embedding.model.is_loaded
+    assert not embedding.grit.is_loaded
 
 
 @pytest.mark.parametrize(
@@ -331,15 +331,15 @@ def test_ingestion_cache_misses_when_vectors_would_differ(tmp_path: Path, tiny_p
 def test_pickling_reloads_lazily_and_shares_weights(tiny: GritLM, embedding: GritEmbedding) -> None:
     copy = pickle.loads(pickle.dumps(embedding))
     assert copy.to_dict() == embedding.to_dict()
-    assert not copy.model.is_loaded
+    assert not copy.grit.is_loaded
     assert deepcopy(embedding).to_dict() == embedding.model_copy().to_dict() == embedding.to_dict()
     assert close(copy.get_query_embedding("Paris"), embedding.get_query_embedding("Paris"))
-    assert copy.model._loaded() is tiny._loaded()
+    assert copy.grit._loaded() is tiny._loaded()
 
 
 def test_pickling_keeps_where_the_model_runs(tiny_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(GritEmbedding(tiny_path, device="cpu", truncate_dim=8)))
-    assert copy.model.load_options.device == "cpu"
+    assert copy.grit.load_options.device == "cpu"
     assert len(copy.get_text_embedding("Paris")) == 8
 
 

@@ -68,7 +68,7 @@ def test_metadata_is_true_and_reads_no_weights(tiny_path: Path) -> None:
     assert 32 < metadata.num_output < 128, "the answer and the turn markers"
     assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, False)
     assert metadata.model_name == str(tiny_path)
-    assert not llm.model.is_loaded
+    assert not llm.grit.is_loaded
 
 
 def test_from_dict_round_trips(tiny: GritLM, tiny_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_from_dict_round_trips(tiny: GritLM, tiny_path: Path) -> None:
     again = GritLLM.from_json(first.to_json())
     assert again.to_dict() == first.to_dict() == GritLLM.from_dict(first.to_dict()).to_dict()
     assert again.complete("hello").text == first.complete("hello").text
-    assert GritLLM.from_dict(first.to_dict(), model=tiny).model is tiny
+    assert GritLLM.from_dict(first.to_dict(), model=tiny).grit is tiny
 
 
 def test_naming_a_model_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,13 +84,13 @@ def test_naming_a_model_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert GritLLM().to_dict()["model_name"] == "some/where"
     assert GritLLM().to_payload()["model_name"] == "some/where"
     monkeypatch.delenv("GRIT_MODEL")
-    assert not GritLLM().model.is_loaded
+    assert not GritLLM().grit.is_loaded
     assert GritLLM().model_name == "grit-mini"
 
 
 def test_pickling_reloads_lazily(llm: GritLLM) -> None:
     copy = pickle.loads(pickle.dumps(llm))
-    assert not copy.model.is_loaded
+    assert not copy.grit.is_loaded
     assert copy.complete("hello").text == llm.complete("hello").text
 
 
@@ -166,11 +166,11 @@ async def test_unknown_options_are_refused_before_work(llm: GritLLM, prompts: Pr
 
 def test_options_of_the_object_are_checked_and_settable(llm: GritLLM, prompts: Prompts) -> None:
     with pytest.raises(OptionError, match="max_new_tokens=0"):
-        GritLLM(llm.model, max_new_tokens=0)
+        GritLLM(llm.grit, max_new_tokens=0)
     with pytest.raises(OptionError, match="Did you mean 'max_new_tokens'"):
-        GritLLM(llm.model, max_tokens=4)
+        GritLLM(llm.grit, max_tokens=4)
     with pytest.raises(OptionError, match="beside a GritLM"):
-        GritLLM(llm.model, dtype="float16")
+        GritLLM(llm.grit, dtype="float16")
     llm.max_new_tokens = 2
     llm.complete("hello")
     assert prompts[-1][1].max_new_tokens == 2
@@ -324,7 +324,7 @@ def test_what_came_before_an_error_is_seen(llm: GritLLM) -> None:
     assert next(stream).text
     with pytest.raises(RuntimeError, match="the device is gone"):
         next(stream)
-    assert llm.model._loaded().scheduler._generates == []
+    assert llm.grit._loaded().scheduler._generates == []
 
 
 def wait_until_idle(running: Callable[[], int]) -> None:

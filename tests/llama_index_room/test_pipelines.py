@@ -69,7 +69,7 @@ def test_install_sets_everything_and_loads_nothing(tiny_path: Path) -> None:
     assert not grit.is_loaded
     assert isinstance(Settings.llm, GritLLM)
     assert isinstance(Settings.embed_model, GritEmbedding)
-    assert Settings.llm.model is Settings.embed_model.model is grit
+    assert Settings.llm.grit is Settings.embed_model.grit is grit
     assert Settings.llm.system_prompt == "Be brief."
     assert Settings.embed_model.query_instruction == INSTRUCTION
     assert Settings.context_window == 4096
@@ -89,7 +89,7 @@ def test_install_replaces_helpers_of_another_model(tiny: GritLM) -> None:
 def test_install_into_other_settings(tiny: GritLM) -> None:
     mine = _Settings()
     assert install(tiny, settings=mine) is tiny
-    assert mine.llm.model is mine.embed_model.model is tiny
+    assert mine.llm.grit is mine.embed_model.grit is tiny
     assert Settings._llm is None
 
 
