@@ -194,8 +194,6 @@ class GenerationOptions(ModelSource):
         grit, decoding = request.grit, asdict(request.decoding)
         decoding["max_tokens"] = decoding.pop("max_new_tokens")
         decoding["stop_sequences"] = decoding.pop("stop")  # LangChain overwrites "stop" with the call's
-        for name in ("temperature", "top_p", "repetition_penalty"):
-            decoding[name] = float(decoding[name])  # 1 and 1.0 give one answer
         return {"model": grit.name, "revision": grit.revision, "load": grit.load_options.key(), **decoding}
 
     def _answer_key(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
