@@ -120,6 +120,20 @@ def _opened(directory: Path, name: str) -> Checkpoint:
     return _open.setdefault((checkpoint.identity(), name), checkpoint)
 
 
+def digest_with_head(fingerprint: str, head: Path) -> str:
+    """Return the fingerprint of a checkpoint under a projection head.
+
+    Raises:
+        ModelLoadError: the head cannot be read.
+    """
+    digest = hashlib.blake2b(fingerprint.encode(), digest_size=16)
+    try:
+        digest.update(head.read_bytes())
+    except OSError as error:
+        raise ModelLoadError(f"embedding_head={str(head)!r} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 

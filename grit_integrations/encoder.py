@@ -15,7 +15,9 @@ from grit_integrations.weights import Weights
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # padded tokens in one forward pass
+# Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
+# freed memory, and every layer pays for fresh pages.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from grit_integrations.checkpoint import Checkpoint, find_checkpoint
+from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.encoder import POOLINGS, EncoderInput, Pooling
 from grit_integrations.engine import Engine, shared_engine
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError, PromptError
@@ -179,8 +179,9 @@ class GritLM:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of weights, config and tokenizer; vectors of models with other fingerprints do not compare."""
-        return self.checkpoint.fingerprint
+        """A digest of weights, config, tokenizer and head; vectors of models with other fingerprints do not compare."""
+        head = self.load_options.embedding_head
+        return self.checkpoint.fingerprint if head is None else digest_with_head(self.checkpoint.fingerprint, head)
 
     @property
     def lm(self) -> PreTrainedModel:

@@ -88,6 +88,12 @@ def chat_prompt(messages: Messages) -> list[Part]:
     return parts
 
 
+def rag_prompt(query: str, documents: Sequence[str]) -> str:
+    """Return the user turn that asks `query` of `documents`, in the order and words GritLM's paper uses for RAG."""
+    context = "\n\n".join(documents)
+    return f"{context}\n\n{query}\n\nAnswer the prior query while optionally using the context prior to it"
+
+
 def as_messages(messages: Messages) -> list[Message]:
     """Return `messages` as `Message` objects; a string is one user turn, a mapping needs `role` and `content`."""
     if isinstance(messages, str):

@@ -169,6 +169,7 @@ def test_projection_head_changes_the_dimension(tiny_path: Path, tmp_path: Path) 
     save_file({"weight": weight, "bias": bias}, tmp_path / "head.safetensors")
     grit = GritLM.from_pretrained(tiny_path, embedding_head=tmp_path / "head.safetensors")
     assert grit.dim == 24
+    assert grit.fingerprint != GritLM(tiny_path).fingerprint
     plain = GritLM.from_pretrained(tiny_path, normalize=False).embed_documents(["some text"])[0]
     expected = torch.nn.functional.normalize(weight @ torch.tensor(plain) + bias, dim=0)
     assert torch.allclose(torch.tensor(grit.embed_documents(["some text"])[0]), expected, atol=1e-5)

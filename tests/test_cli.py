@@ -17,12 +17,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import grit_integrations.training
-from grit_integrations import CollectionMismatchError, Decoding, GritLM
-from grit_integrations.cli import app
-from grit_integrations.cli.answering import rag_prompt
+from grit_integrations import CollectionMismatchError, ContextOverflowError, Decoding, GritLM
+from grit_integrations.cli import app, commands
+from grit_integrations.cli.answering import Answerer
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size
 from grit_integrations.ingest import Store
+from grit_integrations.prompts import rag_prompt
 from grit_integrations.training import TrainResult
 
 COMMANDS = ("demo", "index", "ask", "chat", "train", "info")
@@ -115,7 +116,7 @@ def test_index_ask_and_forget(docs: Path, tmp_path: Path, tiny_path: Path) -> No
     assert "Files: 1 added, 1 unchanged, 1 removed, 1 not readable, 1 of other kinds" in second
     assert re.search(r"x\.pdf: the file is no readable PDF", second)
     asked = good("ask", "What pumps blood?", "--store", store, "--quote", "-k", 2)
-    assert "“The heart pumps blood.” [" in asked
+    assert "“The heart pumps blood. It beats all day long.” [" in asked
     assert "Sources" in asked
     assert "heart.md" in asked
     assert "rails.html" in asked
@@ -164,6 +165,24 @@ def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPat
 def test_chat_quotes_and_ends_with_the_input(store: Path) -> None:
     said = good("chat", "--store", store, "--quote", given="What pumps blood?\n")
     assert "“" in said
+
+
+def test_a_person_keeps_the_chat_when_a_question_fails(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = []
+
+    def answer(self: Answerer, question: str) -> None:
+        answered.append(question)
+        raise {"long": ContextOverflowError("too long"), "stop": KeyboardInterrupt()}[question]
+
+    monkeypatch.setattr(Answerer, "answer", answer)
+    assert grit("chat", "--store", store, given="long\nstop\n").exit_code == 1  # a script learns of it
+    assert answered == ["long"]
+    monkeypatch.setattr(commands, "_is_terminal", lambda: True)
+    result = grit("chat", "--store", store, given="long\nstop\n")
+    assert result.exit_code == 0
+    assert answered == ["long", "long", "stop"]
+    assert "Error: too long" in result.stderr
+    assert "interrupted" in result.stderr
 
 
 def test_info(store: Path, tiny: GritLM) -> None:
@@ -327,5 +346,5 @@ def test_bundled_model_answers_in_quotes(mini: GritLM, docs: Path, tmp_path: Pat
     assert is_bundled(mini)
     good("index", docs, "--store", tmp_path / "s")
     asked = good("ask", "What pumps blood?", "--store", tmp_path / "s")
-    assert asked.startswith("“The heart pumps blood.” [1]")
+    assert asked.startswith("“The heart pumps blood. It beats all day long.” [1]")
     assert "too small to write answers" in asked

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from grit_integrations import GritLM, IngestError
-from grit_integrations.demo import (
+from grit_integrations.cli.demo import (
     PASSAGES,
     find_corpus,
     langchain_side,

@@ -407,6 +407,15 @@ def test_killed_between_vectors_and_records(store: Store, docs: Path, monkeypatc
     assert contents(store)["heart.txt"] == {"Another text by now."}
 
 
+def test_lost_vectors_are_made_again(store: Store, docs: Path) -> None:
+    store.index([docs])
+    lost = store.vectors.get(where={"title": "heart"})["ids"]
+    store.collection.delete(ids=lost)
+    report = store.index([docs])
+    assert (len(report.added), len(report.unchanged), report.passages_added) == (1, 3, 1)
+    assert len(contents(store)) == 4
+
+
 def test_one_writer_at_a_time(store: Store, docs: Path) -> None:
     with FileLock(store.directory / "lock"), pytest.raises(IngestError, match="Another process is writing"):
         Store(store.directory, store.model).index([docs])

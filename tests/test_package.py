@@ -32,10 +32,9 @@ FLOORS = {
     "quoting": 10,
     "training": 10,
     "chroma": 10,
-    "ingest": 11,
     "langchain": 11,
     "llama_index": 11,
-    "demo": 12,
+    "ingest": 12,
     "cli": 13,
 }
 FRAMEWORKS = ("langchain", "langchain_core", "llama_index", "chromadb")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grit_integrations import EmptyTextError, GritLM
-from grit_integrations.quoting import best_quotes, sentences
+from grit_integrations.quoting import best_quotes, pieces, sentences
 
 
 def cut(text: str) -> list[str]:
@@ -81,7 +81,7 @@ def test_quotes_have_exact_places(tiny: GritLM) -> None:
         "",
         "Stars shine by fusion alone.",
     ]
-    quotes = best_quotes(tiny, "What pumps blood?", passages, limit=10)
+    quotes = best_quotes(tiny, "What pumps blood?", passages, limit=10, length=1)
     assert len(quotes) == 3
     assert all(passages[quote.passage][quote.start : quote.end] == quote.text for quote in quotes)
     assert [quote.score for quote in quotes] == sorted((quote.score for quote in quotes), reverse=True)
@@ -99,8 +99,25 @@ def test_scores_are_cosines_plus_shared_words(tiny: GritLM) -> None:
 
 
 def test_repeated_sentences_count_once(tiny: GritLM) -> None:
-    quotes = best_quotes(tiny, "heart", ["The heart pumps blood. The heart pumps blood.", "The heart pumps blood."])
+    passages = ["The heart pumps blood. The heart pumps blood.", "The heart pumps blood."]
+    quotes = best_quotes(tiny, "heart", passages, length=1)
     assert [(quote.passage, quote.start) for quote in quotes] == [(0, 0)]
+
+
+def test_pieces_do_not_overlap_and_stop_at_headings(tiny: GritLM) -> None:
+    passage = "One is here now. Two is here now. Three is here now.\n\n## A heading\n\nFour is here now."
+    cut = [passage[start:end] for start, end in pieces(passage, 2)]
+    assert cut == ["One is here now. Two is here now.", "Two is here now. Three is here now.", "Four is here now."]
+    quotes = best_quotes(tiny, "two", [passage], limit=9)
+    assert len(quotes) == 2
+    assert len(best_quotes(tiny, "two", [passage], limit=9, length=3)) == 2
+
+
+def test_questions_are_no_answers(tiny: GritLM) -> None:
+    passages = ["What pumps blood? The heart does it.", "Does anything pump blood?"]
+    texts = [quote.text for quote in best_quotes(tiny, "What pumps blood?", passages, length=1)]
+    assert texts[0] == "The heart does it."
+    assert len(texts) == 3
 
 
 def test_nothing_to_quote(tiny: GritLM) -> None:

@@ -39,6 +39,7 @@ def test_what_is_left_out_has_a_default_and_whole_numbers_serve_as_floats() -> N
         ({"device": "tpu"}, ["device", "'tpu'", "'cuda'"]),
         ({"model": 3}, ["model", "table"]),
         ({"model": {"heads": 8, "kv_heads": 3}}, ["heads", "8", "3"]),
+        ({"model": {"hidden_size": 64, "workspace": 63}}, ["model.workspace is 63", "64"]),
         ({"data": {}}, ["data.data", "missing"]),
         ({"data": {"data": "rows", "instruction_dropout": 2.0}}, ["instruction_dropout", "0..1"]),
         ({"data": {"data": "rows", "embedding_weights": {"a": "b"}}}, ["data.embedding_weights.a", "float"]),

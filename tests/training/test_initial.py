@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -80,3 +81,37 @@ def test_the_start_sees_both_directions(tmp_path: Path) -> None:
     causal = [run.model.model(input_ids=each.ids).last_hidden_state[0, 3] for each in (one, two)]
     assert not torch.allclose(first, second, atol=1e-3)
     assert torch.allclose(causal[0], causal[1], atol=1e-5)
+
+
+def test_layers_keep_to_their_workspace(tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path, bag_steps=2)
+    run = Run(dataclasses.replace(config, model=dataclasses.replace(config.model, workspace=16)))
+    norm = run.model.model.norm.weight.detach().clone()
+    words, workspace = slice(0, 47), slice(47, 63)
+    for _ in range(6):
+        run.step()
+    table, layer = run.model.model.embed_tokens.weight.detach(), run.model.model.layers[0]
+    assert torch.equal(table[:, workspace], torch.zeros_like(table[:, workspace]))
+    for written in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
+        assert written[words].abs().max() == 0
+        assert written[63].abs().max() == 0
+        assert written[workspace].abs().max() > 0
+    assert torch.equal(run.model.model.norm.weight, norm)
+    assert norm[workspace].max() < 0.1
+
+
+def test_the_workspace_reaches_the_logits_and_hardly_the_vector(tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path, bag_steps=0)
+    run = Run(dataclasses.replace(config, model=dataclasses.replace(config.model, workspace=16)))
+    batch = embedding_inputs(run.encoder, ["by the hill it stands"], instruction="", longest=64)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            return run._vectors(batch, bag=False)[0], run.model(input_ids=batch.ids).logits[0, -1]
+
+    vector, logits = both()
+    for layer in run.model.model.layers:
+        layer.mlp.down_proj.weight.data[47:63] = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
+    moved_vector, moved_logits = both()
+    assert torch.cosine_similarity(vector, moved_vector, dim=0) > 0.95
+    assert torch.cosine_similarity(logits, moved_logits, dim=0) < 0.8

@@ -18,16 +18,15 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from grit_integrations.cli.answering import rag_prompt
 from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import QUOTES_NOTE, byte_size, indexing_bar, one_line
+from grit_integrations.cli.output import QUOTES_NOTE, WrappedStream, byte_size, indexing_bar, one_line
 from grit_integrations.errors import IngestError, MissingExtraError
-from grit_integrations.ingest.store import COLLECTION, QUERY_INSTRUCTION, Hit, Store
+from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.model import GritLM
+from grit_integrations.prompts import rag_prompt
 from grit_integrations.quoting import best_quotes
 
 try:
@@ -133,7 +132,7 @@ def find_corpus() -> Path:
     Raises:
         IngestError: they are in neither place.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for place in (package / "corpus", package.parent / "examples" / "corpus"):
         if (place / "questions.json").exists():
             return place
@@ -199,17 +198,16 @@ def llama_index_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, 
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.schema import QueryBundle
 
-    from grit_integrations.chroma import open_collection, persistent_client
-
     try:
         from llama_index.vector_stores.chroma import ChromaVectorStore
     except ModuleNotFoundError as error:
         raise MissingExtraError("llama-index-vector-stores-chroma", "all") from error
 
-    collection = open_collection(persistent_client(store.directory / "chroma"), COLLECTION, store.model)
     embedding = GritEmbedding(store.model, query_instruction=QUERY_INSTRUCTION)
     llm = GritLLM(store.model, max_new_tokens=max_tokens)
-    index = VectorStoreIndex.from_vector_store(ChromaVectorStore(chroma_collection=collection), embed_model=embedding)
+    index = VectorStoreIndex.from_vector_store(
+        ChromaVectorStore(chroma_collection=store.collection), embed_model=embedding
+    )
     engine = RetrieverQueryEngine.from_args(
         index.as_retriever(similarity_top_k=PASSAGES),
         llm=llm,
@@ -229,7 +227,7 @@ def llama_index_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, 
         assert isinstance(response, StreamingResponse)
         yield from response.response_gen or ()
 
-    return answer, {"GritEmbedding": embedding.model, "GritLLM": llm.model}
+    return answer, {"GritEmbedding": embedding.grit, "GritLLM": llm.grit}
 
 
 @contextmanager
@@ -250,9 +248,10 @@ def _index(out: Console, store: Store, corpus: Path) -> None:
     files = len(report.added) + len(report.changed) + len(report.unchanged)
     rate = f", {report.passages_added / seconds:.0f} passages/s" if report.passages_added else ", nothing had changed"
     out.print(
-        f"Indexed [bold]{store.count():,}[/] passages of {files} files ({', '.join(path.name for path in folders)}) "
-        f"with {escape(store.model.name)} into Chroma in {seconds:.1f} s{rate}"
+        f"Indexed [bold]{store.count():,}[/] passages of {files} files with {escape(store.model.name)} "
+        f"into Chroma in {seconds:.1f} s{rate}"
     )
+    out.print(f"[dim]Texts: {escape(', '.join(path.name for path in folders))}[/]")
     for file, reason in report.failed.items():
         out.print(f"[red]{escape(file)}[/]: {escape(reason)}")
 
@@ -262,6 +261,7 @@ def _ask(out: Console, grit: GritLM, side: Side, question: Question, corpus: Pat
     hits: list[Hit] = []
     pieces: list[str] = []
     marks: list[float] = []
+    shown = WrappedStream(out, indent=2 * len(_INDENT))
     began = time.perf_counter()
     for piece in side(question.question):
         marks.append(time.perf_counter() - began)
@@ -269,36 +269,27 @@ def _ask(out: Console, grit: GritLM, side: Side, question: Question, corpus: Pat
             hits = piece
             continue
         if not quoting:
-            out.print(piece if pieces else _INDENT * 2 + piece, end="", markup=False, soft_wrap=True)
+            shown.add(piece)
         pieces.append(piece)
     total = time.perf_counter() - began
     timing = Timing(marks[0], marks[1] if len(marks) > 1 else total, total)
-    text, quote = "".join(pieces), Text()
+    text, quote = "".join(pieces), ""
     if quoting:
         quote = _quote(grit, question.question, hits)
-        out.print(_indented(quote))
-    else:
-        out.print()
+        shown.add(quote)
+    shown.end()
     out.print(
-        _indented(
-            f"[dim]retrieved in {_ms(timing.retrieve)}, first token after {_ms(timing.first_token)}, "
-            f"all after {_ms(timing.total)}[/]"
-        )
+        f"{_INDENT * 2}[dim]retrieved in {_ms(timing.retrieve)}, first token after {_ms(timing.first_token)}, "
+        f"all after {_ms(timing.total)}[/]"
     )
     rank = next((n for n, hit in enumerate(hits, 1) if _relative(hit.source, corpus) in question.sources), None)
-    return Answer(hits, text, quote.plain, rank, timing)
+    return Answer(hits, text, quote, rank, timing)
 
 
-def _indented(line: str | Text) -> Padding:
-    return Padding(line, (0, 0, 0, 2 * len(_INDENT)), expand=False)
-
-
-def _quote(grit: GritLM, question: str, hits: Sequence[Hit]) -> Text:
+def _quote(grit: GritLM, question: str, hits: Sequence[Hit]) -> str:
     passages = [hit.document.page_content for hit in hits]
     best = best_quotes(grit, question, passages, limit=1, instruction=QUERY_INSTRUCTION)
-    if not best:
-        return Text("(no sentence to quote)", style="yellow")
-    return Text(f"“{one_line(best[0].text)}”").append(f" [{best[0].passage + 1}]", style="cyan")
+    return f"“{one_line(best[0].text)}” [{best[0].passage + 1}]" if best else "(no sentence to quote)"
 
 
 def _print_sources(out: Console, answers: dict[str, Answer], question: Question, corpus: Path) -> None:
@@ -350,7 +341,7 @@ def _print_memory(out: Console, grit: GritLM, models: dict[str, GritLM]) -> bool
     if len(shared) < len(models):
         out.print(f"[red]Not one set of weights: {', '.join(sorted(models.keys() - set(shared)))} loaded their own.[/]")
         return False
-    out.print(f"One set of weights, {weights}: {', '.join(shared)} hold the same {len(own)} tensors in memory.")
+    out.print(f"One set of weights, {weights}: {', '.join(shared)} share its {len(own)} tensors.")
     return True
 
 

@@ -1,0 +1,7 @@
+"""The command `grit`. Importing this loads neither torch nor a framework, so that `grit --help` answers at once."""
+
+from __future__ import annotations
+
+from grit_integrations.cli.commands import app
+
+__all__ = ["app"]

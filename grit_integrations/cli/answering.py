@@ -1,0 +1,97 @@
+"""Answer questions from a store: retrieve, then quote or write, then name the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from grit_integrations.cli.models import is_bundled
+from grit_integrations.cli.output import WrappedStream, one_line, print_quotes, print_sources
+from grit_integrations.errors import ContextOverflowError, IngestError
+from grit_integrations.generation import Decoding
+from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
+from grit_integrations.prompts import Message, rag_prompt
+from grit_integrations.quoting import best_quotes
+
+_QUOTES = 3
+
+
+class Answerer:
+    """Answers questions on the console and remembers the conversation.
+
+    Args:
+        out: where answers are printed.
+        store: what they are from.
+        k: passages to retrieve.
+        quote: show sentences of the passages instead of text that the model writes; by default for grit-mini only.
+        max_tokens: the longest answer that is written.
+
+    Raises:
+        IngestError: the store is empty.
+    """
+
+    def __init__(self, out: Console, store: Store, *, k: int, quote: bool | None, max_tokens: int) -> None:
+        if not store.count():
+            raise IngestError(f"The store at {store.directory} is empty. Fill it with: grit index PATH...")
+        self.out = out
+        self.store = store
+        self.k = k
+        self.bundled = is_bundled(store.model)
+        self.quote = self.bundled if quote is None else quote
+        self.decoding = Decoding(max_new_tokens=max_tokens)
+        self.history: list[Message] = []
+
+    def answer(self, question: str) -> None:
+        """Print the answer as it comes, then its sources."""
+        hits = self.store.search(question, k=self.k)
+        if self.quote:
+            self._quote(question, hits)
+            used = hits
+        else:
+            used = self._write(question, hits)
+        self.out.print()
+        print_sources(self.out, used)
+
+    def _quote(self, question: str, hits: Sequence[Hit]) -> None:
+        passages = [hit.document.page_content for hit in hits]
+        quotes = best_quotes(self.store.model, question, passages, limit=_QUOTES, instruction=QUERY_INSTRUCTION)
+        print_quotes(self.out, quotes, note=self.bundled)
+        said = one_line(quotes[0].text) if quotes else "(nothing)"
+        self.history += [Message("user", question), Message("assistant", said)]
+
+    def _write(self, question: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Stream the model's answer and return the passages that fitted into its prompt."""
+        used, messages = self._fitting(question, hits)
+        said = []
+        shown = WrappedStream(self.out)
+        with self.store.model.stream(messages, decoding=self.decoding) as stream:
+            for chunk in stream:
+                said.append(chunk.text)
+                shown.add(chunk.text)
+        shown.end()
+        if len(used) < len(hits):
+            left = len(hits) - len(used)
+            self.out.print(f"[dim]{left} of {len(hits)} passages did not fit into the model's window.[/]")
+        self.history += [Message("user", question), Message("assistant", "".join(said))]
+        return used
+
+    def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Message]]:
+        """Drop the oldest turns, then the farthest passages, until the prompt fits."""
+        room = self.store.model.window - self.decoding.max_new_tokens
+        history, used = list(self.history), list(hits)
+        while True:
+            prompt = rag_prompt(question, [hit.document.page_content for hit in used])
+            messages = [*history, Message("user", prompt)]
+            needed = self.store.model.count_message_tokens(messages)
+            if needed <= room:
+                return used, messages
+            if not (history or used):
+                raise ContextOverflowError(
+                    f"The question alone has {needed:,} tokens; {room:,} fit beside --max-tokens "
+                    f"{self.decoding.max_new_tokens}. Shorten it or ask for fewer tokens."
+                )
+            if history:
+                del history[:2]
+            else:
+                used.pop()

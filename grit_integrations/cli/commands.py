@@ -1,0 +1,281 @@
+"""The commands of `grit`. Each loads what it needs when it runs, and leaves the work to the rooms that do it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from grit_integrations.cli.app import (
+    DEFAULT_STORE,
+    DebugOption,
+    DeviceOption,
+    GritGroup,
+    ModelOption,
+    PassagesOption,
+    QuoteOption,
+    StoreOption,
+    TokensOption,
+)
+from grit_integrations.cli.output import console, indexing_bar, print_error, shown_path
+from grit_integrations.errors import GritError
+
+if TYPE_CHECKING:
+    from grit_integrations.cli.answering import Answerer
+
+app = typer.Typer(
+    name="grit",
+    cls=GritGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Ask questions about your own files, with one model that finds the passages and writes the answer.",
+    epilog="Start here:  [bold cyan]grit demo[/]  ·  [bold cyan]grit index docs/[/]  ·  "
+    '[bold cyan]grit ask "How do I reset it?"[/]',
+)
+
+
+def _examples(*lines: str) -> str:
+    """Lay out examples as the end of a help page."""
+    return "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines)])
+
+
+@app.command(
+    epilog=_examples(
+        "grit demo",
+        "grit demo --store demo-store   [dim]# keep the index; the second run starts at once[/]",
+        "grit demo --model GritLM/GritLM-7B --device cuda --free",
+    )
+)
+def demo(
+    *,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", metavar="DIR", help="Folder with texts and questions.json.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="DIR", help="Keep the index here.", show_default="not kept")
+    ] = None,
+    questions: Annotated[int | None, typer.Option("--questions", min=1, help="Ask only the first so many.")] = None,
+    quote: QuoteOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Answer questions about two textbooks and a manual, through LangChain and through LlamaIndex.
+
+    Exits with 1 if either framework does not find the right source for three questions out of four.
+    """
+    from grit_integrations.cli.demo import run_demo
+    from grit_integrations.cli.models import load_model
+
+    grit = load_model(model, device)
+    passed = run_demo(console(), grit, corpus=corpus, store=store, limit=questions, quote=quote)
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command(
+    epilog=_examples(
+        "grit index notes/ manual.pdf",
+        "grit index docs/ --store ~/indexes/docs",
+        "grit index docs/   [dim]# again: only what changed is read[/]",
+        "grit index --forget old-notes/   [dim]# drop what was indexed from there[/]",
+    )
+)
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files or folders: txt, md, html, pdf.")],
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    passage_tokens: Annotated[
+        int | None,
+        typer.Option("--passage-tokens", help="Longest passage of a new store.", show_default="192"),
+    ] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Remove these paths from the store instead.")] = False,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Index files so that [bold]grit ask[/] can answer from them.
+
+    Unchanged files are skipped, changed ones replaced, deleted ones removed.
+
+    Files that cannot be read are listed. After Ctrl-C, the next run goes on from there.
+    """
+    from grit_integrations.cli.models import model_for_store
+    from grit_integrations.ingest import Store, find_files
+
+    out = console()
+    if not forget:
+        find_files(paths)  # a wrong path is refused before a store is made
+    grit = model_for_store(store, model, device)
+    opened = Store(store, grit, create=not forget, passage_tokens=passage_tokens)
+    if forget:
+        report = opened.forget(paths)
+    else:
+        with indexing_bar(out) as show:
+            report = opened.index(paths, on_progress=show)
+    parts = [
+        f"[{colour}]{len(files)} {what}[/]"
+        for what, colour, files in (
+            ("added", "green", report.added),
+            ("changed", "green", report.changed),
+            ("unchanged", "dim", report.unchanged),
+            ("removed", "yellow", report.removed),
+            ("not readable", "red", report.failed),
+        )
+        if files
+    ]
+    if report.ignored:
+        parts.append(f"[dim]{report.ignored} of other kinds[/]")
+    out.print(f"Files: {', '.join(parts) or 'none to index'}")
+    for file, reason in report.failed.items():
+        out.print(f"  [red]{escape(shown_path(file))}[/]: {escape(reason)}")
+    out.print(f"Passages: {opened.count():,} in {escape(shown_path(store))}")
+
+
+@app.command(
+    epilog=_examples(
+        'grit ask "How far away is the Moon?"',
+        'grit ask "What does clause 7 say?" --store ~/indexes/contracts -k 8',
+        'grit ask "Why do stars shine?" --model GritLM/GritLM-7B --free',
+    )
+)
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    k: PassagesOption = 4,
+    quote: QuoteOption = None,
+    max_tokens: TokensOption = 256,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Answer one question from the indexed files, then show the passages it came from."""
+    from grit_integrations.cli.answering import Answerer
+    from grit_integrations.cli.models import open_store
+
+    answerer = Answerer(console(), open_store(store, model, device), k=k, quote=quote, max_tokens=max_tokens)
+    answerer.answer(question)
+
+
+@app.command(
+    epilog=_examples(
+        "grit chat",
+        "grit chat --store ~/indexes/docs --model GritLM/GritLM-7B",
+        "echo 'How far away is the Moon?' | grit chat",
+    )
+)
+def chat(
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    k: PassagesOption = 4,
+    quote: QuoteOption = None,
+    max_tokens: TokensOption = 256,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Ask one question after another; what was said before is part of each prompt. Ctrl-D or /quit ends."""
+    from grit_integrations.cli.answering import Answerer
+    from grit_integrations.cli.models import open_store
+
+    out = console()
+    answerer = Answerer(out, open_store(store, model, device), k=k, quote=quote, max_tokens=max_tokens)
+    prompting = _is_terminal()
+    if prompting:
+        out.print("[dim]Ask a question; /new forgets the conversation, /quit ends.[/]")
+    while (line := _next_line(prompting)) is not None:
+        if line == "/quit":
+            break
+        if line == "/new":
+            answerer.history.clear()
+        elif line:
+            _answer(answerer, line, keep_going=prompting)
+            out.print()
+
+
+@app.command(
+    epilog=_examples(
+        "grit train examples/training/grit-mini.toml",
+        "grit train recipe.toml --device cuda",
+        "grit train recipe.toml --fresh   [dim]# start over instead of resuming[/]",
+    )
+)
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A training recipe in TOML.")],
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; removes what an earlier run left.")] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", envvar="GRIT_DEVICE", help="cpu or cuda.", show_default="the recipe's")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train a GRIT model: one decoder that embeds and generates. Ctrl-C writes a checkpoint; the next run resumes."""
+    import logging
+
+    from grit_integrations.cli.models import training_config
+    from grit_integrations.training import train as run_training
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    out = console()
+    result = run_training(training_config(config, device), resume=not fresh)
+    state = "[green]Finished[/]" if result.finished else "[yellow]Interrupted[/]; the same command goes on"
+    out.print(f"{state} after step {result.steps:,} ({result.minutes:.1f} minutes of training)")
+    if result.best:
+        out.print("Best: " + ", ".join(f"{escape(str(name))} {_number(value)}" for name, value in result.best.items()))
+    out.print(f"Model: {escape(shown_path(result.model))}   [dim]try: grit info --model {result.model}[/]")
+
+
+@app.command(
+    epilog=_examples("grit info", "grit info --model GritLM/GritLM-7B --device cuda", "grit info --store docs-store")
+)
+def info(
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Load the model and show what it is, where it runs and what memory it takes; and what the store holds."""
+    from grit_integrations.cli.models import describe, model_for_store
+
+    grit = model_for_store(store, model, device)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in describe(grit, store).items():
+        table.add_row(name, escape(value))
+    console().print(table)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _answer(answerer: Answerer, question: str, *, keep_going: bool) -> None:
+    """Answer; a person at a terminal keeps the conversation when an answer fails or is interrupted."""
+    try:
+        answerer.answer(question)
+    except (GritError, KeyboardInterrupt) as problem:
+        if not keep_going:
+            raise
+        answerer.out.print()
+        print_error(problem if isinstance(problem, GritError) else "interrupted")
+
+
+def _next_line(prompting: bool) -> str | None:
+    """Return the next question, or `None` at the end of the input."""
+    try:
+        return input("› " if prompting else "").strip()
+    except EOFError:
+        return None
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

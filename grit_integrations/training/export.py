@@ -1,0 +1,89 @@
+"""Write a trained model as a directory that stock transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
+
+from grit_integrations.training.config import TrainConfig
+
+Table = Mapping[str, Any]
+
+GOLDEN_EMBED = "<|embed|>\n"
+GOLDEN_INSTRUCTED = "<|user|>\nInstr.\n<|embed|>\nhello"
+GOLDEN_ASSISTANT = "<|assistant|>\n"
+
+
+def export_model(
+    config: PretrainedConfig, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast, out: Path
+) -> None:
+    """Write bfloat16 safetensors, config, generation config, tokenizer and `grit_config.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    saved = copy.deepcopy(config)
+    saved.dtype = torch.bfloat16
+    saved.save_pretrained(out)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    ).save_pretrained(out)
+    temporary = out / ".model.safetensors.writing"
+    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # safetensors gives what it writes to its owner alone
+    temporary.replace(out / "model.safetensors")
+    tokenizer.save_pretrained(out)
+    _drop_load_options(out / "tokenizer_config.json")
+    (out / "grit_config.json").write_text(json.dumps(grit_config(tokenizer), indent=1) + "\n", encoding="utf-8")
+
+
+def model_card(config: TrainConfig, *, steps: int, minutes: float, first: Table, best: Table) -> str:
+    """Return a model card with what the run knows; what only its maker knows is marked TODO."""
+    rows = [f"| {name} | {first.get(name, '-')} | {best.get(name, '-')} |" for name in ("ndcg_10", "recall_1", "nats")]
+    return "\n".join(
+        [
+            f"# {Path(config.output).name}",
+            "",
+            "A causal language model that also embeds, trained with the GRIT recipe of `grit_integrations.training`.",
+            "",
+            "TODO: data with licences and attribution; what was held out; what the model cannot do.",
+            "",
+            f"{steps} steps, {minutes:.1f} minutes of training; the weights are those of step {best.get('step')}.",
+            "",
+            "| watched while training | before step 1 | these weights |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "## Recipe",
+            "",
+            "```json",
+            json.dumps(_without_paths(asdict(config)), indent=1),
+            "```",
+            "",
+        ]
+    )
+
+
+def _without_paths(table: dict[str, Any]) -> dict[str, Any]:
+    data = {key: value for key, value in table["data"].items() if key != "data"}
+    return {**{key: value for key, value in table.items() if key != "output"}, "data": data}
+
+
+def _drop_load_options(path: Path) -> None:
+    """Remove how this run loaded the tokenizer, which transformers saves with it."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in saved.items() if key not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def grit_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+    """Return what a loader checks the tokenizer against, and how the vectors are pooled."""
+    golden = {text: list(tokenizer(text)["input_ids"]) for text in (GOLDEN_EMBED, GOLDEN_INSTRUCTED)}
+    golden[GOLDEN_ASSISTANT] = list(tokenizer(GOLDEN_ASSISTANT, add_special_tokens=False)["input_ids"])
+    return {"format": 1, "golden": golden, "pooling": "mean"}

@@ -1,0 +1,135 @@
+"""The model a run starts from: a checkpoint, random weights, or a bag of words inside a plain Mistral."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from grit_integrations.training.config import ConfigError, ModelConfig
+
+HEAD_STD = 0.02
+WORKSPACE_SCALE = 0.05
+
+
+def new_model(sizes: ModelConfig, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> MistralForCausalLM:
+    """Return a stock Mistral with random float32 weights."""
+    config = MistralConfig(
+        architectures=["MistralForCausalLM"],
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.mlp_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        max_position_embeddings=sizes.context,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_theta},
+        sliding_window=None,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    model: MistralForCausalLM = MistralForCausalLM(config).float()
+    return model
+
+
+def check_checkpoint(checkpoint: str) -> None:
+    """Raise `ConfigError` unless `checkpoint` is a directory that holds a saved model."""
+    if not (Path(checkpoint) / "config.json").is_file():
+        raise ConfigError(f"model.checkpoint {checkpoint} is not a directory with a config.json and safetensors.")
+
+
+def load_model(checkpoint: str) -> PreTrainedModel:
+    """Return the causal LM of a checkpoint directory in float32, without a sliding window."""
+    check_checkpoint(checkpoint)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, use_safetensors=True, sliding_window=None, local_files_only=True
+    )
+    return model
+
+
+@torch.no_grad()
+def start_as_bag(
+    model: MistralForCausalLM, weights: Tensor, codes: Sequence[int], *, seed: int, workspace: int = 0
+) -> None:
+    """Set a model's parameters so that its mean-pooled states are a weighted bag of tokens.
+
+    The residual branches start silent (their output projections are 0). Token i's embedding is
+    `[weight_i * direction(code_i), filler_i]`, all at one norm, so that the final RMSNorm rescales all alike and the
+    weighting survives; the norm's weight is 0 on the filler coordinate. Tokens of equal code share a direction.
+
+    With a workspace, some coordinates before the filler start at 0 in every embedding. The final norm shrinks them, and
+    the head's columns make up for that: what layers write there reaches the next-token logits in full and the pooled
+    vector hardly at all. See `hold_workspace`.
+
+    Args:
+        model: changed in place.
+        weights: (vocabulary,), positive, for instance inverse document frequencies.
+        codes: per token, a number that tokens of one word share.
+        seed: of the directions.
+        workspace: how many coordinates.
+    """
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    table = model.model.embed_tokens.weight  # (vocabulary, dim)
+    dim = table.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    words = dim - 1 - workspace
+    directions = torch.randn(max(codes) + 1, words, generator=generator)
+    directions /= directions.norm(dim=1, keepdim=True)
+    scaled = (weights / weights.max()).clamp(0, 1) * math.sqrt(dim) * 0.999
+    table.zero_()
+    table[:, :words] = directions[torch.tensor(codes)] * scaled[:, None]
+    table[:, -1] = (dim - scaled**2).sqrt()
+    model.model.norm.weight.fill_(1.0)
+    model.model.norm.weight[words:-1] = WORKSPACE_SCALE
+    model.model.norm.weight[-1] = 0.0
+    model.lm_head.weight.normal_(0.0, HEAD_STD, generator=generator)
+    model.lm_head.weight[:, words:-1] /= WORKSPACE_SCALE
+
+
+def hold_workspace(model: MistralForCausalLM, workspace: int) -> None:
+    """Keep training from mixing words and workspace: layers write the workspace alone, embeddings the words alone.
+
+    Done by masking gradients, so the trained model is as stock as any other.
+    """
+    dim = model.config.hidden_size
+    inside = torch.zeros(dim)
+    inside[dim - 1 - workspace : dim - 1] = 1.0
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.weight.register_hook(lambda gradient: gradient * inside[:, None].to(gradient.device))
+    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * (1 - inside).to(gradient.device))
+    model.model.norm.weight.register_hook(torch.zeros_like)
+
+
+def token_weights(documents: Iterable[Sequence[int]], codes: Sequence[int]) -> Tensor:
+    """Return inverse document frequencies, (vocabulary,), shared by tokens of one code."""
+    counts = torch.zeros(max(codes) + 1)
+    total = 0
+    for ids in documents:
+        counts[sorted({codes[token] for token in ids})] += 1
+        total += 1
+    frequency = torch.log((total + 1) / (counts + 1))
+    return frequency.clamp(min=0.0, max=math.log(max(total, 6) / 3))[torch.tensor(codes)]
+
+
+def token_codes(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Number the tokens so that those that differ only in case and a leading space share a number."""
+    numbers: dict[str, int] = {}
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return [numbers.setdefault(token.lstrip("Ġ").lower() or token, len(numbers)) for token in tokens]
