@@ -1,6 +1,6 @@
 """Embedding throughput against the `gritlm` package's `encode`, same random 230M weights, same texts, one process.
 
-    python benchmarks/embedding.py [--texts 500] [--rounds 3]
+    python benchmarks/embedding.py [--texts 500] [--rounds 2]
 
 Arms run in a new random order each round, so a slow minute of the machine hits them alike; ratios are between medians.
 The physical limit beside them is the time that the linear layers alone need for the true tokens at this machine's
@@ -143,7 +143,7 @@ def main() -> None:
     """Run, print, save, draw."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--texts", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         result = run(corpus_texts(options.texts), options.rounds, Path(directory))

@@ -41,7 +41,7 @@ class Question:
 
 
 def as_question(text: Text) -> Question:
-    """Take a conversation that `templates.document_question` laid out apart."""
+    """Take a conversation that `prompts.rag_prompt` laid out apart."""
     turn, answer = text.turns[:2]
     context, question, _ = turn.rsplit("\n\n", 2)
     return Question(context, question, answer, turn)

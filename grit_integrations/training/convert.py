@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grit_integrations.prompts import rag_prompt
 from grit_integrations.training.data import DataError, read_json_lines
-from grit_integrations.training.templates import document_question
 
 Row = dict[str, Any]
 
@@ -207,7 +207,7 @@ def _without_held_out_definitions(rows: Converted, questions: list[Row], pairs: 
 def _add_questions(rows: Converted, questions: Iterable[Row], overlap: Overlap) -> None:
     for row in questions:
         source = row["source"]
-        instruction = document_question(title=row["title"], text=row["context"], query=row["question"])
+        instruction = rag_prompt(row["question"], [f"{row['title']} {row['context']}"])
         text = [instruction, row["answer"] or NO_ANSWER]
         pair = {"query": [INSTRUCTIONS["question"], row["question"]], "pos": [row["context"]]}
         if _is_held_out(row) or overlap.touches(row["context"]):

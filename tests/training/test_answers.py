@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from grit_integrations.prompts import rag_prompt
 from grit_integrations.training.answers import (
     Question,
     as_question,
@@ -17,7 +18,6 @@ from grit_integrations.training.answers import (
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.data import Text
 from grit_integrations.training.initial import load_model
-from grit_integrations.training.templates import document_question
 from grit_integrations.training.tokenizer import load_tokenizer
 
 from .conftest import Trained
@@ -26,7 +26,7 @@ PASSAGE = "The mill stands by the river. It was built in 1790! Who built it is u
 
 
 def ask(question: str, answer: str) -> Question:
-    return as_question(Text((document_question(title="Mill", text=PASSAGE, query=question), answer)))
+    return as_question(Text((rag_prompt(question, [f"Mill {PASSAGE}"]), answer)))
 
 
 def test_a_laid_out_question_comes_apart_again() -> None:
@@ -53,4 +53,4 @@ def test_the_toy_quotes_and_writes(trained: Trained) -> None:
     encoder = PromptEncoder(load_tokenizer(trained.result.model))
     parts = ["It stands by the harbour.", "It is kept by a gardener.", "It is painted orange."]
     assert by_embedding(model, encoder)("the gardener", parts) == 1
-    assert isinstance(write_answer(model, encoder, document_question(title="", text=PASSAGE, query="When?")), str)
+    assert isinstance(write_answer(model, encoder, rag_prompt("When?", [PASSAGE])), str)
