@@ -42,6 +42,7 @@ Vectors = npt.NDArray[np.float32]
 
 BUNDLED = Path(__file__).parent / "bundled" / "grit-mini"
 BUNDLED_NAME = "grit-mini"
+_BAR_DELAY = 2.0  # seconds before a progress bar appears
 
 
 class GritLM:
@@ -207,7 +208,7 @@ class GritLM:
     # Embedding
 
     def embed_queries(
-        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = False
+        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
     ) -> Vectors:
         """Embed queries under a task instruction.
 
@@ -215,7 +216,7 @@ class GritLM:
             texts: an empty list gives an empty result.
             instruction: what the query is for, such as `"Given a question, retrieve passages that answer it"`.
             truncate: cut texts that do not fit into the window instead of raising, with a warning that says how much.
-            progress: show a bar; `None` shows it on a terminal.
+            progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
 
         Returns:
             (len(texts), dim) float32, of unit length unless `normalize=False`. Results of one text in different
@@ -229,7 +230,7 @@ class GritLM:
         return self._embed(texts, "Query", instruction, truncate, progress)
 
     def embed_documents(
-        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = False
+        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
     ) -> Vectors:
         """Embed documents; for retrieval GRIT gives them no instruction. Otherwise like `embed_queries`."""
         return self._embed(texts, "Document", instruction, truncate, progress)
@@ -312,7 +313,7 @@ class GritLM:
             return np.zeros((0, self.dim), dtype=np.float32)
         engine = self._loaded()
         disable = None if progress is None else not progress
-        with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable) as bar:
+        with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable, delay=_BAR_DELAY) as bar:
             future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update)
             return self._finish(_wait(future))
 

@@ -198,3 +198,9 @@ def short() -> object:
     from grit_integrations import Decoding
 
     return Decoding(max_new_tokens=3)
+
+
+def test_a_device_map_goes_to_transformers(tiny: GritLM, tiny_path: Path) -> None:
+    placed = GritLM.from_pretrained(tiny_path, device_map={"": "cpu"})
+    assert placed.lm is not tiny.lm
+    assert (placed.embed_documents(["text"]) == tiny.embed_documents(["text"])).all()

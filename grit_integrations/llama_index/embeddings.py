@@ -148,7 +148,8 @@ class GritEmbedding(GritComponent, BaseEmbedding):
 
     def _compute(self, role: Role, texts: Sequence[str]) -> list[Vector]:
         embed = self._model.embed_queries if role == "query" else self._model.embed_documents
-        return _lists(embed(texts, instruction=self._instruction(role), truncate=self.truncate))
+        vectors = embed(texts, instruction=self._instruction(role), truncate=self.truncate, progress=False)
+        return _lists(vectors)  # the framework draws its own bar
 
     async def _acompute(self, role: Role, texts: Sequence[str]) -> list[Vector]:
         embed = self._model.aembed_queries if role == "query" else self._model.aembed_documents
