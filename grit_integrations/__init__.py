@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from grit_integrations.errors import (
         CollectionMismatchError,
+        ConfigError,
         ContextOverflowError,
+        DataError,
         EmptyTextError,
         GritError,
         IngestError,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         OptionError,
         PromptError,
+        TrainingDivergedError,
     )
     from grit_integrations.generation import Decoding, Generation, GenerationChunk, Timings, TokenLogprob, Usage
     from grit_integrations.model import GritLM
@@ -30,7 +33,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": (
         "CollectionMismatchError",
+        "ConfigError",
         "ContextOverflowError",
+        "DataError",
         "EmptyTextError",
         "GritError",
         "IngestError",
@@ -38,6 +43,7 @@ _HOMES = {
         "ModelLoadError",
         "OptionError",
         "PromptError",
+        "TrainingDivergedError",
     ),
     "generation": ("Decoding", "Generation", "GenerationChunk", "Timings", "TokenLogprob", "Usage"),
     "model": ("GritLM",),
@@ -48,7 +54,9 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CollectionMismatchError",
+    "ConfigError",
     "ContextOverflowError",
+    "DataError",
     "Decoding",
     "EmptyTextError",
     "Generation",
@@ -64,6 +72,7 @@ __all__ = [
     "PromptError",
     "Timings",
     "TokenLogprob",
+    "TrainingDivergedError",
     "Usage",
 ]
 

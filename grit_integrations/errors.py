@@ -8,6 +8,9 @@ GritError
 ├── OptionError               an option or its value that does not exist (also ValueError)
 ├── CollectionMismatchError   stored vectors that another model made (also ValueError)
 ├── IngestError               a file that cannot be read as text
+├── ConfigError               a training recipe that cannot be run (also ValueError)
+├── DataError                 a line of training data that is wrong (also ValueError)
+├── TrainingDivergedError     a loss or gradient that is not a number
 └── MissingExtraError         an optional dependency that is not installed (also ImportError)
 
 A message says what was found, what was wanted, and the cure.
@@ -46,6 +49,18 @@ class CollectionMismatchError(GritError, ValueError):
 
 class IngestError(GritError):
     """A file that cannot be read as text."""
+
+
+class ConfigError(GritError, ValueError):
+    """A training recipe that cannot be run as it is written."""
+
+
+class DataError(GritError, ValueError):
+    """A data file that the trainer cannot use."""
+
+
+class TrainingDivergedError(GritError):
+    """A loss or a gradient is not a number; training stopped before it spoilt the weights."""
 
 
 class MissingExtraError(GritError, ImportError):

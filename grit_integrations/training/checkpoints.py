@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from grit_integrations.training.config import ConfigError, TrainConfig
+from grit_integrations.errors import ConfigError
+from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.data import Position
 from grit_integrations.training.setup import Streams
 

@@ -11,16 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grit_integrations.errors import GritError
+from grit_integrations.errors import ConfigError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
-
-
-class ConfigError(GritError, ValueError):
-    """A training recipe that cannot be run as it is written."""
 
 
 @dataclass(frozen=True, kw_only=True)

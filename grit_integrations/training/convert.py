@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grit_integrations.errors import DataError
 from grit_integrations.prompts import rag_prompt
-from grit_integrations.training.data import DataError, read_json_lines
+from grit_integrations.training.data import read_json_lines
 
 Row = dict[str, Any]
 

@@ -14,14 +14,10 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import zstandard
 
-from grit_integrations.errors import GritError
+from grit_integrations.errors import DataError
 
 POOL_BATCHES = 16  # rows are sorted by length inside pools of about this many batches
 CHARACTERS_PER_TOKEN = 4  # a guess that only shapes batches
-
-
-class DataError(GritError, ValueError):
-    """A data file that the trainer cannot use."""
 
 
 @dataclass(frozen=True, slots=True)

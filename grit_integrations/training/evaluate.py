@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from grit_integrations.encoder import bidirectional_view, pool
+from grit_integrations.errors import DataError
 from grit_integrations.training.batches import IGNORED, PromptEncoder, embedding_inputs, text_batch
-from grit_integrations.training.data import DataError, Text, parse_pair, parse_text, read_json_lines
+from grit_integrations.training.data import Text, parse_pair, parse_text, read_json_lines
 from grit_integrations.training.initial import load_model
 from grit_integrations.training.losses import response_loss
 from grit_integrations.training.tokenizer import load_tokenizer

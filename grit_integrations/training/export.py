@@ -44,7 +44,7 @@ def export_model(
 
 
 def model_card(config: TrainConfig, *, steps: int, minutes: float, first: Table, best: Table) -> str:
-    """Return a model card with what the run knows; what only its maker knows is marked TODO."""
+    """Return a model card with what the run knows; what only its maker knows is left to write."""
     rows = [f"| {name} | {first.get(name, '-')} | {best.get(name, '-')} |" for name in ("ndcg_10", "recall_1", "nats")]
     return "\n".join(
         [
@@ -52,7 +52,7 @@ def model_card(config: TrainConfig, *, steps: int, minutes: float, first: Table,
             "",
             "A causal language model that also embeds, trained with the GRIT recipe of `grit_integrations.training`.",
             "",
-            "TODO: data with licences and attribution; what was held out; what the model cannot do.",
+            "(For its maker to write: data, licences, attribution; what was held out; what the model cannot do.)",
             "",
             f"{steps} steps, {minutes:.1f} minutes of training; the weights are those of step {best.get('step')}.",
             "",

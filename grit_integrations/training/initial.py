@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from grit_integrations.training.config import ConfigError, ModelConfig
+from grit_integrations.errors import ConfigError
+from grit_integrations.training.config import ModelConfig
 
 HEAD_STD = 0.02
 WORKSPACE_SCALE = 0.05

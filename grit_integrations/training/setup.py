@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from grit_integrations.errors import ConfigError
 from grit_integrations.training import initial
 from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.config import ConfigError, OptimiserConfig, TrainConfig
+from grit_integrations.training.config import OptimiserConfig, TrainConfig
 from grit_integrations.training.data import (
     BatchPlan,
     Pair,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from grit_integrations.encoder import bidirectional_view, pool
-from grit_integrations.errors import GritError
+from grit_integrations.errors import TrainingDivergedError
 from grit_integrations.training import evaluate, setup
 from grit_integrations.training.batches import EmbeddingInputs, PromptEncoder, contrastive_batch, text_batch
 from grit_integrations.training.checkpoints import (
@@ -42,10 +42,6 @@ from grit_integrations.training.losses import info_nce, response_loss
 logger = logging.getLogger(__name__)
 
 WATCHED_TEXTS = 4  # rows of each generation set that are evaluated while training
-
-
-class TrainingDivergedError(GritError):
-    """A loss or a gradient is not a number; training stopped before it spoilt the weights."""
 
 
 @dataclass(frozen=True, slots=True)

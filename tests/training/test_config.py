@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grit_integrations.errors import GritError
+from grit_integrations.errors import ConfigError, GritError
 from grit_integrations.training import load_config
-from grit_integrations.training.config import ConfigError, config_from_table
+from grit_integrations.training.config import config_from_table
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "training"
 SMALLEST = {"output": "out", "data": {"data": "rows"}}

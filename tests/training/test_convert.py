@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import zstandard
 
+from grit_integrations.errors import DataError
 from grit_integrations.training.convert import EVALUATION_TITLES, HELD_OUT_SOURCES, convert, is_evaluation_title
-from grit_integrations.training.data import DataError, open_files, parse_pair, parse_text
+from grit_integrations.training.data import open_files, parse_pair, parse_text
 
 SENTENCE = "Sentence {} of passage {} in {} says that thing number {} is unlike every other thing there."
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grit_integrations.encoder import bidirectional_view
+from grit_integrations.errors import ConfigError, TrainingDivergedError
 from grit_integrations.training import train
 from grit_integrations.training.checkpoints import newest_checkpoint
-from grit_integrations.training.config import ConfigError
-from grit_integrations.training.trainer import Run, TrainingDivergedError
+from grit_integrations.training.trainer import Run
 
 from .conftest import Trained, tiny_recipe
 
