@@ -286,19 +286,19 @@ def test_a_pipe_gets_plain_lines(store: Path, tmp_path: Path) -> None:
 def test_interrupt_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, tiny_path: Path, tiny: GritLM) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
-    for number in range(40):
+    for number in range(600):
         (docs / f"{number}.txt").write_text("\n\n".join(f"Sentence {n} of {number}. " * 20 for n in range(12)))
     command = [sys.executable, "-c", RUN, "index", str(docs), "--store", str(tmp_path / "s"), "--model", str(tiny_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         records = tmp_path / "s" / "records.sqlite"
         while not records.exists() and process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "Stopped." in said
     assert "Traceback" not in said
-    for number in range(4, 40):
+    for number in range(4, 600):
         (docs / f"{number}.txt").unlink()
     good("index", docs, "--store", tmp_path / "s")
     assert Store(tmp_path / "s", tiny).count() == len(Store(tmp_path / "s", tiny).vectors.get()["ids"])
