@@ -283,12 +283,17 @@ def test_a_pipe_gets_plain_lines(store: Path, tmp_path: Path) -> None:
     assert "docs/heart.md" in run.stdout  # relative to where the command runs
 
 
+# A shell's background jobs, and what they start, ignore SIGINT; this one must heed it wherever the tests run.
+HEED_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
 def test_interrupt_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, tiny_path: Path, tiny: GritLM) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     for number in range(600):
         (docs / f"{number}.txt").write_text("\n\n".join(f"Sentence {n} of {number}. " * 20 for n in range(12)))
-    command = [sys.executable, "-c", RUN, "index", str(docs), "--store", str(tmp_path / "s"), "--model", str(tiny_path)]
+    command = [sys.executable, "-c", HEED_INTERRUPTS + RUN, "index", str(docs)]
+    command += ["--store", str(tmp_path / "s"), "--model", str(tiny_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         records = tmp_path / "s" / "records.sqlite"
         while not records.exists() and process.poll() is None:
