@@ -18,6 +18,9 @@ A message says what was found, what was wanted, and the cure.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GritError(Exception):
     """Base of every error this package raises on purpose."""
@@ -41,6 +44,14 @@ class ContextOverflowError(PromptError):
 
 class OptionError(GritError, ValueError):
     """An option that does not exist, or a value that it cannot have."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Iterable[str]) -> OptionError:
+        """Return the error for an option that does not exist, with the nearest of those that do."""
+        options = sorted(known)
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return cls(f"The option {name!r} is unknown.{hint} Options are {', '.join(options)}.")
 
 
 class CollectionMismatchError(GritError, ValueError):

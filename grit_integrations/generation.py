@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -75,7 +74,7 @@ class Decoding:
         for name, value in overrides.items():
             target = OPTION_ALIASES.get(name, name)
             if target not in known:
-                raise OptionError(_unknown_option(name, known))
+                raise OptionError.unknown(name, [*known, *OPTION_ALIASES])
             if value is None:
                 continue
             if changes.setdefault(target, value) != value:
@@ -135,12 +134,6 @@ class GenerationChunk:
     text: str
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     generation: Generation | None = None
-
-
-def _unknown_option(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, [*known, *OPTION_ALIASES], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"The option {name!r} is unknown.{hint} Options are {', '.join(known)}."
 
 
 def _is_number(value: object) -> bool:

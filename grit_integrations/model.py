@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -43,6 +44,16 @@ Vectors = npt.NDArray[np.float32]
 BUNDLED = Path(__file__).parent / "bundled" / "grit-mini"
 BUNDLED_NAME = "grit-mini"
 _BAR_DELAY = 2.0  # seconds before a progress bar appears
+
+
+def default_source() -> str:
+    """Return the model that adapters use when none is named: the environment's `GRIT_MODEL`, else the bundled one."""
+    return os.environ.get("GRIT_MODEL") or BUNDLED_NAME
+
+
+def default_device() -> str | None:
+    """Return the environment's `GRIT_DEVICE`; `None` is the best device here."""
+    return os.environ.get("GRIT_DEVICE") or None
 
 
 class GritLM:
@@ -99,7 +110,7 @@ class GritLM:
         self.revision = revision
         self.normalize = normalize
         self.truncate_dim = truncate_dim
-        self._pooling = pooling
+        self.requested_pooling = pooling
         self._local_files_only = local_files_only
         self.load_options = LoadOptions(
             device=None if device is None else str(device),
@@ -176,7 +187,7 @@ class GritLM:
     @property
     def pooling(self) -> Pooling:
         """How token states become one vector."""
-        return self._pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
+        return self.requested_pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
 
     @property
     def fingerprint(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
 from grit_integrations.generation import Decoding, Generation, GenerationChunk, TokenLogprob
-from grit_integrations.model import BUNDLED_NAME, GritLM
+from grit_integrations.model import GritLM, default_device, default_source
 
 PROVIDER = "grit"
 
@@ -64,7 +63,7 @@ class ModelSource(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: ModelField = Field(default_factory=lambda: os.environ.get("GRIT_MODEL") or BUNDLED_NAME)
+    model: ModelField = Field(default_factory=default_source)
     """A `GritLM`, or the directory, hub id or bundled name of one. Default: `GRIT_MODEL`, else `"grit-mini"`.
 
     Adapters that name the same checkpoint share its weights."""
@@ -72,7 +71,7 @@ class ModelSource(BaseModel):
     revision: str | None = None
     """Branch, tag or commit, when `model` names a hub repository."""
 
-    device: str | None = Field(default_factory=lambda: os.environ.get("GRIT_DEVICE") or None)
+    device: str | None = Field(default_factory=default_device)
     """Such as `"cpu"` or `"cuda:1"`, when `model` is a name. Default: `GRIT_DEVICE`, else the best one here."""
 
     dtype: str = "auto"
@@ -260,9 +259,7 @@ def _alternatives(wanted: object, top: int | None) -> int | None:
 
 def _refuse_unknown(names: Set[str], known: Set[str]) -> None:
     for name in sorted(names - known):
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise OptionError(f"The option {name!r} is unknown.{hint} Options are {', '.join(sorted(known))}.")
+        raise OptionError.unknown(name, known)
 
 
 def _aliases(field: Any) -> set[str]:

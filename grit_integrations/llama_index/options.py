@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from llama_index.core.schema import BaseComponent
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.model import BUNDLED_NAME, GritLM
+from grit_integrations.model import BUNDLED_NAME, GritLM, default_device, default_source
 
 
 class GritComponent(BaseComponent):
@@ -89,8 +87,8 @@ def as_grit(model: GritLM | str | Path | None, options: Mapping[str, Any], known
     if None not in (model, name) and str(model) != name:
         raise OptionError(f"model={str(model)!r} and model_name={name!r} name two models. Give one of them.")
     if options.get("device") is None:
-        options["device"] = os.environ.get("GRIT_DEVICE") or None
-    return GritLM(model or name or os.environ.get("GRIT_MODEL") or BUNDLED_NAME, **options)
+        options["device"] = default_device()
+    return GritLM(model or name or default_source(), **options)
 
 
 def model_fields_of(grit: GritLM) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def model_fields_of(grit: GritLM) -> dict[str, Any]:
         "dtype": options.dtype,
         "quantization_config": config.to_dict() if hasattr(config, "to_dict") else config,
         "embedding_head": None if options.embedding_head is None else str(options.embedding_head),
-        "pooling": grit._pooling,
+        "pooling": grit.requested_pooling,
         "normalize": grit.normalize,
         "truncate_dim": grit.truncate_dim,
     }
@@ -114,9 +112,7 @@ def _refuse_unknown(options: Mapping[str, Any], known: type[GritComponent]) -> N
     names = (names | {"model_name"}) - {"self", "source", "options"}
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, sorted(names), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise OptionError(f"{known.__name__} has no option {name!r}.{hint} Options are {', '.join(sorted(names))}.")
+            raise OptionError.unknown(name, names)
 
 
 def _refuse_contradiction(grit: GritLM, options: Mapping[str, Any]) -> None:
