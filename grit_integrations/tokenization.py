@@ -51,16 +51,21 @@ class PromptTokenizer:
         Raises:
             PromptError: content still spells a control sequence after neutralising.
         """
-        ids: list[int] = []
+        return [token for ids in self.encode_each(parts) for token in ids]
+
+    def encode_each(self, parts: Sequence[Part]) -> list[list[int]]:
+        """Return the ids of every part by itself, as they stand in the prompt. Otherwise like `encode`."""
+        pieces: list[list[int]] = []
         fresh = True
         for part in parts:
             if isinstance(part, Special):
-                ids += self.bos_ids if part is Special.BOS else [self.eos_id]
-                fresh = True
-                continue
-            ids += self._content([part.text], fresh=fresh)[0] if part.content else self._template(part, fresh=fresh)
-            fresh = False
-        return ids
+                pieces.append(list(self.bos_ids) if part is Special.BOS else [self.eos_id])
+            elif part.content:
+                pieces += self._content([part.text], fresh=fresh)
+            else:
+                pieces.append(self._template(part, fresh=fresh))
+            fresh = isinstance(part, Special)
+        return pieces
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""

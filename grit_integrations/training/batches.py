@@ -10,31 +10,27 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.prompts import ASSISTANT, USER, Part, Segment, Special, embedding_header
+from grit_integrations.tokenization import PromptTokenizer
 from grit_integrations.training.data import Pair, Text
 
 IGNORED = -100  # a label that no loss counts
 
 
 class PromptEncoder:
-    """Tokenise prompts segment by segment, as the inference side does, so that both see the same ids."""
+    """Tokenise prompts with the tokenizer that inference uses, so that both see the same ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        self.pad = int(tokenizer.pad_token_id)
-        self._special = {Special.BOS: int(tokenizer.bos_token_id), Special.EOS: int(tokenizer.eos_token_id)}
+        self._prompts = PromptTokenizer(tokenizer)
+        self.pad = self._prompts.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text alone."""
-        if not texts:
-            return []
-        return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+        """Return the ids of each text inside a prompt."""
+        return self._prompts.encode_texts(texts)
 
     def parts(self, parts: Sequence[Part]) -> list[int]:
         """Return the joined ids of a prompt's parts."""
-        ids: list[int] = []
-        for part in parts:
-            ids += self.texts([part.text])[0] if isinstance(part, Segment) else [self._special[part]]
-        return ids
+        return self._prompts.encode(parts)
 
     def conversation(self, text: Text, *, longest: int | None = None) -> tuple[list[int], list[int]]:
         """Return ids and labels: plain text is predicted whole, of a conversation only the responses and `</s>`.
@@ -48,19 +44,34 @@ class PromptEncoder:
         return self._conversation(text, dropped=0, longest=longest)
 
     def _conversation(self, text: Text, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
-        if len(text.turns) == 1:
-            ids = [self._special[Special.BOS], *self.texts(text.turns)[0], self._special[Special.EOS]]
-            return ids[:longest], [IGNORED, *ids[1:]][:longest]
-        ids, labels = [self._special[Special.BOS]], [IGNORED]
-        for index, turn in enumerate(text.turns):
-            answer = index % 2 == 1
-            lead = "\n" + ASSISTANT if answer else ("\n" if index else "") + USER
-            body = self.texts([turn])[0][dropped if index == 0 else 0 :]
-            header = self.texts([lead])[0]
-            closing = [self._special[Special.EOS]] if answer else []
-            ids += [*header, *body, *closing]
-            labels += [IGNORED] * len(header) + ([*body, *closing] if answer else [IGNORED] * len(body))
+        parts, predicted = _layout(text)
+        pieces = self._prompts.encode_each(parts)
+        pieces[_FIRST_TURN] = pieces[_FIRST_TURN][dropped:]
+        ids = [token for piece in pieces for token in piece]
+        labels = [
+            token if counts else IGNORED for piece, counts in zip(pieces, predicted, strict=True) for token in piece
+        ]
         return ids[:longest], labels[:longest]
+
+
+_FIRST_TURN = 2  # where the first turn's text stands in a conversation's parts
+
+
+def _layout(text: Text) -> tuple[list[Part], list[bool]]:
+    """Return the parts of a training prompt, and which of them are predicted."""
+    if len(text.turns) == 1:
+        return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [False, True, True]
+    parts: list[Part] = [Special.BOS]
+    predicted = [False]
+    for index, turn in enumerate(text.turns):
+        content = Segment(turn, content=True)
+        if index % 2:
+            parts += [Segment("\n" + ASSISTANT), content, Special.EOS]
+            predicted += [False, True, True]
+        else:
+            parts += [Segment(("\n" if index else "") + USER), content]
+            predicted += [False, False]
+    return parts, predicted
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from grit_integrations.prompts import MARKERS
+from grit_integrations import GritLM, Message
+from grit_integrations.prompts import MARKERS, chat_prompt
 from grit_integrations.training.batches import IGNORED, PromptEncoder, contrastive_batch, embedding_inputs, text_batch
 from grit_integrations.training.data import Pair, Text
 from grit_integrations.training.tokenizer import train_tokenizer
@@ -109,3 +110,16 @@ def test_batches_cut_to_length_and_number_equal_passages(encoder: PromptEncoder)
     assert int(batch.queries.sample.sum(dim=1).max()) <= 3
     assert int(batch.passages.sample.sum(dim=1).max()) <= 4
     assert text_batch(encoder, [Text(("word " * 100,))], longest=16).ids.shape == (1, 16)
+
+
+def test_ids_are_those_of_inference_on_the_mistral_vocabulary(tiny: GritLM) -> None:
+    """A SentencePiece vocabulary marks a text that stands alone: training must not see that mark inside a prompt."""
+    encoder = PromptEncoder(tiny.checkpoint.tokenizer.hf)
+    assert encoder.texts(["hello"]) == [[21558]]
+    ids, labels = encoder.conversation(Text(("hello", "yo", "hello", "yo")))
+    prompt = tiny.checkpoint.tokenizer.encode(
+        chat_prompt([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")])
+    )
+    assert ids[: len(prompt)] == prompt
+    answer = [*encoder.texts(["yo"])[0], 2]
+    assert [label for label in labels if label != -100] == answer * 2
