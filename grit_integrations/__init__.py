@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grit_integrations.errors import (
+        CacheCorruptError,
+        CacheError,
+        CacheFullError,
         CollectionMismatchError,
         ConfigError,
         ContextOverflowError,
@@ -23,7 +26,17 @@ if TYPE_CHECKING:
         PromptError,
         TrainingDivergedError,
     )
-    from grit_integrations.generation import Decoding, Generation, GenerationChunk, Timings, TokenLogprob, Usage
+    from grit_integrations.generation import (
+        CacheReport,
+        Decoding,
+        Generation,
+        GenerationChunk,
+        Timings,
+        TokenLogprob,
+        Usage,
+    )
+    from grit_integrations.kv.policy import CachePolicy
+    from grit_integrations.kv.store import KVCacheStore
     from grit_integrations.model import GritLM
     from grit_integrations.prompts import Message
     from grit_integrations.streaming import GenerationStream
@@ -32,6 +45,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": (
+        "CacheCorruptError",
+        "CacheError",
+        "CacheFullError",
         "CollectionMismatchError",
         "ConfigError",
         "ContextOverflowError",
@@ -45,7 +61,9 @@ _HOMES = {
         "PromptError",
         "TrainingDivergedError",
     ),
-    "generation": ("Decoding", "Generation", "GenerationChunk", "Timings", "TokenLogprob", "Usage"),
+    "generation": ("CacheReport", "Decoding", "Generation", "GenerationChunk", "Timings", "TokenLogprob", "Usage"),
+    "kv.policy": ("CachePolicy",),
+    "kv.store": ("KVCacheStore",),
     "model": ("GritLM",),
     "prompts": ("Message",),
     "streaming": ("GenerationStream",),
@@ -53,6 +71,11 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CacheCorruptError",
+    "CacheError",
+    "CacheFullError",
+    "CachePolicy",
+    "CacheReport",
     "CollectionMismatchError",
     "ConfigError",
     "ContextOverflowError",
@@ -65,6 +88,7 @@ __all__ = [
     "GritError",
     "GritLM",
     "IngestError",
+    "KVCacheStore",
     "Message",
     "MissingExtraError",
     "ModelLoadError",

@@ -1,4 +1,4 @@
-"""Token ids to tokens: prefill, the decode loop over a preallocated cache, sampling, stop strings, streaming text."""
+"""A prompt to tokens: the decode loop, sampling, stop strings, streaming text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import Cache
 
 from grit_integrations.generation import (
     Decoding,
@@ -28,7 +27,8 @@ from grit_integrations.generation import (
     TokenLogprob,
     Usage,
 )
-from grit_integrations.kv.cache import preallocated_cache
+from grit_integrations.kv.reuse import Reuse
+from grit_integrations.prefill import Prefill, Reading
 from grit_integrations.tokenization import PromptTokenizer
 from grit_integrations.weights import Weights
 
@@ -70,16 +70,16 @@ class StopText:
 
 @dataclass(slots=True)
 class Row:
-    """One running generation: its cache, its options, and what it has said so far."""
+    """One running generation: its prompt being read, its options, and what it has said so far."""
 
-    prompt: Sequence[int]
+    reading: Reading
     decoding: Decoding
-    cache: Cache
     processors: LogitsProcessorList
     generator: torch.Generator | None
     detokenizer: DecodeStream
     stop: StopText
-    submitted: float
+    asked: float
+    queued: float
     started: float
     first_token: float = 0.0
     prefilled: float = 0.0
@@ -92,31 +92,39 @@ class Row:
 class Decoder:
     """Runs the causal language model for generations, each in a row with a cache of its own."""
 
-    def __init__(self, weights: Weights, tokenizer: PromptTokenizer) -> None:
-        self._lm = weights.lm
+    def __init__(self, weights: Weights, tokenizer: PromptTokenizer, prefill: Prefill) -> None:
+        self._prefill = prefill
         self._device = weights.device
         self._tokenizer = tokenizer
         self._backend = tokenizer.hf.backend_tokenizer
         self._end_ids = _end_ids(weights, tokenizer)
         self._letter = tokenizer.encode_texts(["a"])[0]
 
-    def start(self, prompt: Sequence[int], decoding: Decoding, *, submitted: float) -> Row:
-        """Return a row for `prompt`; nothing is computed yet. `submitted` is a `time.perf_counter()` reading."""
-        room = len(prompt) + min(decoding.max_new_tokens, _RESERVE)
+    def start(self, reuse: Reuse, decoding: Decoding, *, asked: float, queued: float) -> Row:
+        """Return a row for a prompt; nothing is computed yet.
+
+        Args:
+            reuse: the prompt and the blocks of it that are stored.
+            decoding: how tokens are chosen and when they end.
+            asked: when the caller asked, a `time.perf_counter()` reading.
+            queued: when the request came to the model's thread.
+        """
         return Row(
-            prompt=prompt,
+            reading=self._prefill.begin(reuse, room=min(decoding.max_new_tokens, _RESERVE)),
             decoding=decoding,
-            cache=preallocated_cache(self._lm.config.num_hidden_layers, room),
             processors=_processors(decoding),
             generator=_generator(decoding, self._device),
             detokenizer=DecodeStream(skip_special_tokens=True),
             stop=StopText(decoding.stop),
-            submitted=submitted,
+            asked=asked,
+            queued=queued,
             started=time.perf_counter(),
         )
 
     def step(self, rows: Sequence[Row]) -> list[GenerationChunk]:
-        """Advance each row by one token and return one chunk a row; a finished row's chunk holds its generation.
+        """Advance each row by one block of its prompt or one token, and return one chunk a row.
+
+        A chunk is empty while the prompt is being read; a finished row's chunk holds its generation.
 
         The rows run one after the other: batching them belongs here and changes no caller.
         """
@@ -124,11 +132,18 @@ class Decoder:
 
     @torch.inference_mode()
     def _step(self, row: Row) -> GenerationChunk:
-        logits = self._forward(row)  # (1, vocab) float32
+        if not row.reading.done:
+            self._prefill.advance(row.reading)
+            if not row.reading.done:
+                return GenerationChunk("")
+        first = not row.token_ids
+        logits = self._logits(row)  # (1, vocab) float32
         token = self._choose(row, logits)
         logprobs = self._logprobs(row, logits, token)
         now = time.perf_counter()
         row.first_token = row.first_token or now
+        if first:
+            self._prefill.keep_suffix(row.reading)
         row.token_ids.append(token)
         row.logprobs += logprobs
         text = self._text(row, token)
@@ -136,18 +151,16 @@ class Decoder:
             return GenerationChunk(text, logprobs)
         return GenerationChunk(text, logprobs, self._finish(row))
 
-    def _forward(self, row: Row) -> Tensor:
-        """Run the tokens the cache has not seen and return the last position's logits, (1, vocab) float32."""
-        new = row.token_ids[-1:] or row.prompt
-        ids = torch.tensor([new], device=self._device)
-        output = self._lm(input_ids=ids, past_key_values=row.cache, use_cache=True, logits_to_keep=1)
-        row.prefilled = row.prefilled or time.perf_counter()
-        logits: Tensor = output.logits[:, -1].float()
+    def _logits(self, row: Row) -> Tensor:
+        if row.token_ids:
+            return self._prefill.logits(row.reading.cache, (row.token_ids[-1],))
+        logits = self._prefill.last_logits(row.reading)
+        row.prefilled = time.perf_counter()
         return logits
 
     def _choose(self, row: Row, logits: Tensor) -> int:
         if row.processors:
-            seen = torch.tensor([[*row.prompt, *row.token_ids]], device=logits.device)
+            seen = torch.tensor([[*row.reading.reuse.plan.prompt_ids, *row.token_ids]], device=logits.device)
             logits = row.processors(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits.clone()))
         if row.generator is None:
             return int(logits.argmax(dim=-1))
@@ -182,18 +195,21 @@ class Decoder:
     def _finish(self, row: Row) -> Generation:
         assert row.finish_reason is not None
         end = time.perf_counter()
+        reading, reuse = row.reading, row.reading.reuse
         timings = Timings(
-            queue=row.started - row.submitted,
-            prefill=row.prefilled - row.started,
-            time_to_first_token=row.first_token - row.submitted,
+            queue=row.started - row.queued,
+            load=reuse.load_seconds + reading.place_seconds,
+            prefill=row.prefilled - row.started - reading.place_seconds,
+            time_to_first_token=row.first_token - row.asked,
             decode=end - row.first_token,
         )
         return Generation(
             text="".join(row.pieces),
             token_ids=tuple(row.token_ids),
             finish_reason=row.finish_reason,
-            usage=Usage(len(row.prompt), len(row.token_ids)),
+            usage=Usage(len(reuse.plan), len(row.token_ids), reuse.read_tokens, reuse.created_tokens),
             timings=timings,
+            cache=reuse.report(),
             logprobs=tuple(row.logprobs),
         )
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from grit_integrations.kv.blocks import KVBlock
+from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.weights import Weights
 
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
@@ -43,14 +45,34 @@ class Encoder:
     @torch.inference_mode()
     def forward(self, batch: Sequence[EncoderInput], pooling: Pooling) -> Tensor:
         """Return the pooled states of `batch`, (rows, dim) float32 on the CPU, not yet of unit length."""
-        ids, attended, sample = self._padded(batch)
+        ids, attended, _ = self._padded(batch)
         padded = bool((attended == 0).any())
         mask = attended.to(self.weights.device) if padded else None  # without a mask the fastest kernels apply
         hidden = self.view(input_ids=ids.to(self.weights.device), attention_mask=mask, use_cache=False)[0]
+        return self._pooled(hidden, batch, pooling)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> tuple[Tensor, KVBlock]:
+        """Read one text by itself: its token states, (1, tokens, dim), and its keys and values from position 0.
+
+        Never in a batch: rows of a batch round differently, and a block must not depend on what stood beside it.
+        """
+        cache = preallocated_cache(self.weights.layer_devices, self.weights.dtype, len(ids))
+        tokens = torch.tensor([ids], device=self.weights.device)
+        hidden: Tensor = self.view(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+        return hidden, KVBlock.from_cache(cache, 0, ids, position=0)
+
+    @torch.inference_mode()
+    def embed_one(self, item: EncoderInput, pooling: Pooling) -> tuple[Tensor, KVBlock]:
+        """Return what `forward` gives for one text, (1, dim) float32, and the keys and values of the same pass."""
+        hidden, block = self.read(item.ids)
+        return self._pooled(hidden, [item], pooling), block
+
+    def _pooled(self, hidden: Tensor, batch: Sequence[EncoderInput], pooling: Pooling) -> Tensor:
         if self.weights.head is not None:
             hidden = self.weights.head(hidden)
-        device = hidden.device
-        return pool(hidden, attended.to(device), sample.to(device), pooling).cpu()
+        _, attended, sample = self._padded(batch)
+        return pool(hidden, attended.to(hidden.device), sample.to(hidden.device), pooling).cpu()
 
     def _padded(self, batch: Sequence[EncoderInput]) -> tuple[Tensor, Tensor, Tensor]:
         """Return right-padded ids and the attended and sample masks, each (rows, longest) int64."""

@@ -8,19 +8,35 @@ import weakref
 from grit_integrations.checkpoint import Checkpoint
 from grit_integrations.decoder import Decoder
 from grit_integrations.encoder import Encoder
+from grit_integrations.finding import RecentDocuments
+from grit_integrations.kv.store import KVCacheStore
+from grit_integrations.prefill import Prefill
 from grit_integrations.scheduler import Scheduler
 from grit_integrations.weights import LoadOptions, Weights, load_weights
 
+_MEMORY = "512MB"
+
 
 class Engine:
-    """One set of loaded weights with its encoder view, its decoder and the thread that runs them."""
+    """One set of loaded weights with its encoder view, its decoder and the thread that runs them.
+
+    Attributes:
+        checkpoint: the files.
+        weights: the loaded model.
+        scheduler: runs everything.
+        memory: blocks of the KV cache in main memory, for models that were given no store.
+        recent: documents that retrievers of this model returned last.
+    """
 
     def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
         self.checkpoint = checkpoint
         self.weights = weights
         tokenizer = checkpoint.tokenizer
         encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
-        self.scheduler = Scheduler(encoder, Decoder(weights, tokenizer))
+        self.prefill = Prefill(encoder)
+        self.scheduler = Scheduler(encoder, self.prefill, Decoder(weights, tokenizer, self.prefill))
+        self.memory = KVCacheStore(None, ram_bytes=_MEMORY)
+        self.recent = RecentDocuments()
 
 
 _engines: weakref.WeakValueDictionary[tuple[str, ...], Engine] = weakref.WeakValueDictionary()

@@ -6,6 +6,9 @@ GritError
 │   ├── EmptyTextError        nothing to read
 │   └── ContextOverflowError  longer than the model's window
 ├── OptionError               an option or its value that does not exist (also ValueError)
+├── CacheError                a KV cache store that cannot be used as asked
+│   ├── CacheCorruptError     a stored block that is torn, altered or foreign (raised with strict=True only)
+│   └── CacheFullError        a block that the disk or the size limit has no room for (strict=True only)
 ├── CollectionMismatchError   stored vectors that another model made (also ValueError)
 ├── IngestError               a file that cannot be read as text
 ├── ConfigError               a training recipe that cannot be run (also ValueError)
@@ -52,6 +55,18 @@ class OptionError(GritError, ValueError):
         near = difflib.get_close_matches(name, options, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return cls(f"The option {name!r} is unknown.{hint} Options are {', '.join(options)}.")
+
+
+class CacheError(GritError):
+    """A KV cache store that cannot be used as asked."""
+
+
+class CacheCorruptError(CacheError):
+    """A stored block that is torn, altered or foreign; it is quarantined and never used."""
+
+
+class CacheFullError(CacheError):
+    """A block that the disk or the store's size limit has no room for."""
 
 
 class CollectionMismatchError(GritError, ValueError):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from grit_integrations.errors import OptionError
 
 FinishReason = Literal["stop", "length"]
+
+# What of a prompt is read once and kept: nothing, everything up to a boundary, or documents and query by themselves.
+Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
+CACHINGS: tuple[Caching, ...] = get_args(Caching)
 
 OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 
@@ -94,10 +98,19 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one generation. The end-of-text token counts as generated."""
+    """Token counts of one generation. The end-of-text token counts as generated.
+
+    Attributes:
+        prompt_tokens: tokens of the whole prompt, however they came into the cache.
+        completion_tokens: tokens generated.
+        cache_read_tokens: prompt tokens whose keys and values were read instead of computed.
+        cache_creation_tokens: prompt tokens that were computed and kept for later prompts.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -107,12 +120,43 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Wall-clock seconds of one generation, measured where the work is done."""
+    """Wall-clock seconds of one generation, measured where the work is done.
+
+    Attributes:
+        queue: waiting for the model.
+        load: finding blocks in the store, reading them, and writing them into the request's cache.
+        prefill: computing what of the prompt was not read.
+        time_to_first_token: from the call to the first token, all of the above included.
+        decode: from the first token to the last.
+    """
 
     queue: float
+    load: float
     prefill: float
     time_to_first_token: float
     decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What the KV cache did for one generation.
+
+    Attributes:
+        mode: the caching mode.
+        hits: blocks that were read.
+        misses: blocks that were computed.
+        declined: why blocks that were stored were computed all the same.
+        bytes_read: bytes of the blocks that were read.
+        seconds_saved: what computing the blocks would have taken at the speed measured here, less the time to load
+            them; `None` while no speed is known.
+    """
+
+    mode: Caching
+    hits: int = 0
+    misses: int = 0
+    declined: tuple[str, ...] = ()
+    bytes_read: int = 0
+    seconds_saved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +168,7 @@ class Generation:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    cache: CacheReport
     logprobs: tuple[TokenLogprob, ...] = ()
 
 

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import Unpack
 
+from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, BlockCache, total_report
 from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.encoder import POOLINGS, EncoderInput, Pooling
 from grit_integrations.engine import Engine, shared_engine
-from grit_integrations.errors import ContextOverflowError, GritError, OptionError, PromptError
-from grit_integrations.generation import Decoding, Generation
-from grit_integrations.prompts import (
-    Messages,
-    as_messages,
-    chat_prompt,
-    check_characters,
-    check_text,
-    embedding_header,
-)
+from grit_integrations.errors import GritError, OptionError
+from grit_integrations.generation import CacheReport, Caching, Decoding, Generation
+from grit_integrations.inputs import Prompt, check_caching, count_prompt_tokens, embedding_inputs, generation_plan
+from grit_integrations.kv.policy import CachePolicy
+from grit_integrations.kv.store import KVCacheStore
+from grit_integrations.prompts import Messages, check_characters
+from grit_integrations.scheduler import Keep
 from grit_integrations.streaming import GenerationStream
 from grit_integrations.weights import LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-logger = logging.getLogger(__name__)
-
 Vectors = npt.NDArray[np.float32]
+Result = TypeVar("Result")
 
 BUNDLED = Path(__file__).parent / "bundled" / "grit-mini"
 BUNDLED_NAME = "grit-mini"
@@ -54,6 +52,23 @@ def default_source() -> str:
 def default_device() -> str | None:
     """Return the environment's `GRIT_DEVICE`; `None` is the best device here."""
     return os.environ.get("GRIT_DEVICE") or None
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of one generation, all of them optional.
+
+    Attributes:
+        decoding: how tokens are chosen and when they end.
+        caching: another mode than the object's.
+        known_documents: texts that may stand verbatim in the messages; where one does, it is a block of the KV cache.
+            Documents given to `remember_documents` are known anyway.
+        query_instruction: what the question was embedded under; only the `query` modes use it.
+    """
+
+    decoding: Decoding | None
+    caching: Caching | None
+    known_documents: Sequence[str]
+    query_instruction: str
 
 
 class GritLM:
@@ -76,6 +91,10 @@ class GritLM:
         pooling: `"mean"`, `"weightedmean"`, `"lasttoken"` or `"cls"`; by default what the checkpoint says, else mean.
         normalize: return vectors of unit length.
         truncate_dim: keep only so many leading dimensions of each vector (before normalising).
+        caching: what of a prompt is read once and kept, unless a call says otherwise; `docs/caching.md` explains the
+            modes. `"prefix"` changes no answer; with `"doc"`, `embed_documents` keeps what it reads.
+        kv_store: where it is kept; by default in 512 MB of main memory that all objects of these weights share.
+        cache_policy: which blocks are kept on disk, and when reading one back pays.
 
     Example:
         >>> from grit_integrations import GritLM
@@ -99,7 +118,11 @@ class GritLM:
         pooling: Pooling | None = None,
         normalize: bool = True,
         truncate_dim: int | None = None,
+        caching: Caching = "prefix",
+        kv_store: KVCacheStore | None = None,
+        cache_policy: CachePolicy | None = None,
     ) -> None:
+        check_caching(caching)
         if pooling is not None and pooling not in POOLINGS:
             raise OptionError(f"pooling={pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
         if truncate_dim is not None and truncate_dim < 1:
@@ -111,6 +134,9 @@ class GritLM:
         self.normalize = normalize
         self.truncate_dim = truncate_dim
         self.requested_pooling = pooling
+        self.caching = caching
+        self.kv_store = kv_store
+        self.cache_policy = cache_policy or CachePolicy()
         self._local_files_only = local_files_only
         self.load_options = LoadOptions(
             device=None if device is None else str(device),
@@ -243,7 +269,11 @@ class GritLM:
     def embed_documents(
         self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
     ) -> Vectors:
-        """Embed documents; for retrieval GRIT gives them no instruction. Otherwise like `embed_queries`."""
+        """Embed documents; for retrieval GRIT gives them no instruction. Otherwise like `embed_queries`.
+
+        With `caching="doc"` (or `"query-doc"`, `"doc-query"`) the keys and values of the same pass are kept, so that
+        answers from these documents start from them.
+        """
         return self._embed(texts, "Document", instruction, truncate, progress)
 
     async def aembed_queries(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
@@ -256,33 +286,82 @@ class GritLM:
 
     # Generation
 
-    def generate(self, messages: Messages, *, decoding: Decoding | None = None) -> Generation:
-        """Generate the assistant's next turn.
+    def generate(
+        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+    ) -> Generation:
+        """Generate the assistant's next turn; arguments and errors are those of `stream`."""
+        return self.stream(messages, documents, **options).result()
+
+    async def agenerate(
+        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+    ) -> Generation:
+        """Generate without blocking the event loop; cancelling the task stops the work."""
+        return await (await self.astream(messages, documents, **options)).aresult()
+
+    def stream(
+        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+    ) -> GenerationStream:
+        """Start generating and return a stream of chunks; closing it stops the work.
 
         Args:
             messages: a string (one user turn), or `Message` objects or mappings with `role` and `content`.
-            decoding: how tokens are chosen and when they end.
+            documents: texts to answer from, in the order and words of the GRIT paper; they stand in front of the
+                conversation.
+            **options: see `GenerationOptions`.
 
         Raises:
-            PromptError: messages that cannot become a prompt.
+            PromptError: messages or documents that cannot become a prompt.
             ContextOverflowError: prompt and `max_new_tokens` exceed the window.
+            OptionError: a caching mode that does not exist.
+            CacheError: a mode that moves documents, for a model whose RoPE does not allow it.
         """
-        return self.stream(messages, decoding=decoding).result()
-
-    async def agenerate(self, messages: Messages, *, decoding: Decoding | None = None) -> Generation:
-        """Generate without blocking the event loop; cancelling the task stops the work."""
-        return await (await self.astream(messages, decoding=decoding)).aresult()
-
-    def stream(self, messages: Messages, *, decoding: Decoding | None = None) -> GenerationStream:
-        """Start generating and return a stream of chunks; closing it stops the work. Otherwise like `generate`."""
-        decoding = decoding or Decoding()
-        ids = self._generation_prompt(messages, decoding)
+        asked = time.perf_counter()
+        decoding = options.get("decoding") or Decoding()
+        prompt = self._prompt(messages, documents, options)
+        plan = generation_plan(self.checkpoint, prompt, max_new_tokens=decoding.max_new_tokens)
         engine = self._loaded()
-        return GenerationStream(engine.scheduler.generate(ids, decoding), engine)
+        reuse = self._cache(engine).reuse(plan, prompt.caching)
+        return GenerationStream(engine.scheduler.generate(reuse, decoding, asked=asked), engine)
 
-    async def astream(self, messages: Messages, *, decoding: Decoding | None = None) -> GenerationStream:
-        """Start generating without blocking the event loop, not even to load the weights."""
-        return await asyncio.to_thread(partial(self.stream, messages, decoding=decoding))
+    async def astream(
+        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+    ) -> GenerationStream:
+        """Start generating without blocking the event loop, not even to load the weights or to read the store."""
+        return await asyncio.to_thread(partial(self.stream, messages, documents, **options))
+
+    # Documents
+
+    def remember_documents(self, documents: Sequence[str]) -> None:
+        """Note documents that were retrieved; where a later prompt holds one verbatim, it is a block of the KV cache.
+
+        The last 100 are remembered, for all objects that share these weights.
+        """
+        self._loaded().recent.add(documents)
+
+    def prefetch(self, documents: Sequence[str]) -> None:
+        """Bring what is stored of documents from disk into memory, in the background; unusable ones are ignored."""
+        if not documents or self.caching == "off":
+            return
+        plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
+        self._cache(self._loaded()).prefetch(plan)
+
+    def cache_documents(self, documents: Sequence[str], *, progress: bool | None = None) -> CacheReport:
+        """Read documents now, each by itself, so that answers from one start from its keys and values.
+
+        In the modes `"doc"`, `"query-doc"` and `"doc-query"`, `embed_documents` does so in the same pass. What is
+        stored already is not read again.
+
+        Raises:
+            PromptError: a document that cannot become a prompt.
+            ContextOverflowError: a document longer than the window.
+        """
+        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
+        engine = self._loaded()
+        cache = self._cache(engine)
+        disable = None if progress is None else not progress
+        shown = tqdm(plans, desc="Caching", unit="document", disable=disable, delay=_BAR_DELAY)
+        reads = (_wait(engine.scheduler.read(cache.reuse(plan, self.caching))) for plan in shown)
+        return total_report(self.caching, [read.report() for read in reads])
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes inside a prompt; reads no weights."""
@@ -292,9 +371,12 @@ class GritLM:
         """Return the token ids of `text` inside a prompt; reads no weights."""
         return self.checkpoint.tokenizer.encode_texts([check_characters(text, "The text")])[0] if text else []
 
-    def count_message_tokens(self, messages: Messages) -> int:
-        """Return how many tokens the whole generation prompt of `messages` has."""
-        return len(self.checkpoint.tokenizer.encode(chat_prompt(messages)))
+    def count_message_tokens(
+        self, messages: Messages, documents: Sequence[str] = (), *, caching: Caching | None = None
+    ) -> int:
+        """Return how many tokens the whole prompt of `messages` and `documents` has; reads no weights."""
+        prompt = Prompt(messages=messages, documents=documents, caching=caching or self.caching)
+        return count_prompt_tokens(self.checkpoint, prompt)
 
     def __repr__(self) -> str:
         return f"GritLM({self.source!r}, {'loaded' if self.is_loaded else 'not loaded'})"
@@ -316,43 +398,54 @@ class GritLM:
         with self._lock:
             return self._engine or self.load()._loaded()
 
+    def _cache(self, engine: Engine) -> BlockCache:
+        store = self.kv_store if self.kv_store is not None else engine.memory
+        return BlockCache(engine, store, self.cache_policy, self.load_options.quantization_key())
+
+    def _prompt(self, messages: Messages, documents: Sequence[str], options: GenerationOptions) -> Prompt:
+        recent = [] if self._engine is None else self._engine.recent.texts()
+        return Prompt(
+            messages=messages,
+            documents=documents,
+            known_documents=[*options.get("known_documents", ()), *recent],
+            caching=options.get("caching") or self.caching,
+            query_instruction=options.get("query_instruction", ""),
+        )
+
+    def _about(self, documents: Sequence[str]) -> Prompt:
+        """Return a prompt that begins with `documents` as every question about them does in this object's mode."""
+        caching: Caching = "doc" if self.caching in EMBEDS_DOCUMENTS else "prefix"
+        return Prompt(messages="?", documents=documents, caching=caching)
+
+    def _keeper(self, engine: Engine, items: Sequence[EncoderInput], kind: str, instruction: str) -> Keep | None:
+        """Return what keeps the blocks of an embedding pass, if answers in this mode can start from them."""
+        if kind == "Query":
+            wanted = self.caching in EMBEDS_QUERIES
+        else:
+            wanted = self.caching in EMBEDS_DOCUMENTS and not instruction
+        return self._cache(engine).keeper(items, self.caching, document=kind == "Document") if wanted else None
+
     def _embed(
         self, texts: Sequence[str], kind: str, instruction: str, truncate: bool, progress: bool | None
     ) -> Vectors:
-        inputs = self._embedding_prompts(texts, kind, instruction, truncate)
+        inputs = embedding_inputs(self.checkpoint, texts, kind, instruction=instruction, truncate=truncate)
         if not inputs:
             return np.zeros((0, self.dim), dtype=np.float32)
         engine = self._loaded()
+        keep = self._keeper(engine, inputs, kind, instruction)
         disable = None if progress is None else not progress
         with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable, delay=_BAR_DELAY) as bar:
-            future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update)
+            future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update, keep=keep)
             return self._finish(_wait(future))
 
     async def _aembed(self, texts: Sequence[str], kind: str, instruction: str, truncate: bool) -> Vectors:
-        inputs = await asyncio.to_thread(self._embedding_prompts, texts, kind, instruction, truncate)
+        prepare = partial(embedding_inputs, instruction=instruction, truncate=truncate)
+        inputs = await asyncio.to_thread(prepare, self.checkpoint, texts, kind)
         if not inputs:
             return np.zeros((0, self.dim), dtype=np.float32)
         engine = await asyncio.to_thread(self._loaded)
-        return self._finish(await asyncio.wrap_future(engine.scheduler.encode(inputs, self.pooling)))
-
-    def _embedding_prompts(
-        self, texts: Sequence[str], kind: str, instruction: str, truncate: bool
-    ) -> list[EncoderInput]:
-        """Check every text before any work is done, and return their token ids."""
-        if isinstance(texts, str):
-            raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
-        tokenizer = self.checkpoint.tokenizer
-        header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
-        room = self.window - len(header)
-        for index, text in enumerate(texts):
-            check_text(text, f"{kind} {index}")
-            if not truncate:
-                tokenizer.check_length(text, room, f"{kind} {index}")
-        encoded = tokenizer.encode_texts([tokenizer.cut(text, room) for text in texts])
-        for index, ids in enumerate(encoded):
-            if len(ids) > room:
-                _report_overflow(f"{kind} {index}", len(ids), room, truncate)
-        return [EncoderInput([*header, *ids[:room]], header=len(header)) for ids in encoded]
+        keep = self._keeper(engine, inputs, kind, instruction)
+        return self._finish(await asyncio.wrap_future(engine.scheduler.encode(inputs, self.pooling, keep=keep)))
 
     def _finish(self, vectors: Tensor) -> Vectors:
         """Cut and normalise pooled states, (n, dim) float32."""
@@ -365,35 +458,8 @@ class GritLM:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return np.ascontiguousarray(vectors.numpy())
 
-    def _generation_prompt(self, messages: Messages, decoding: Decoding) -> list[int]:
-        tokenizer, room = self.checkpoint.tokenizer, self.window - decoding.max_new_tokens
-        if room <= 0:
-            raise ContextOverflowError(
-                f"max_new_tokens={decoding.max_new_tokens} leaves no room for a prompt in the model's window of "
-                f"{self.window:,} tokens. Ask for fewer."
-            )
-        turns = as_messages(messages)
-        for index, turn in enumerate(turns):
-            tokenizer.check_length(turn.content, room, f"Message {index}")
-        ids = tokenizer.encode(chat_prompt(turns))
-        if len(ids) > room:
-            raise ContextOverflowError(
-                f"The prompt has {len(ids):,} tokens; {room:,} of the model's {self.window:,} are left beside "
-                f"max_new_tokens={decoding.max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
-            )
-        return ids
 
-
-def _report_overflow(where: str, found: int, room: int, truncate: bool) -> None:
-    if not truncate:
-        raise ContextOverflowError(
-            f"{where} has {found:,} tokens; {room:,} fit into the model's window beside the prompt. Split it into "
-            "passages, or pass truncate=True."
-        )
-    logger.warning("%s was cut from at least %d to %d tokens.", where, found, room)
-
-
-def _wait(future: Future[Tensor]) -> Tensor:
+def _wait(future: Future[Result]) -> Result:
     """Wait for the worker; an interrupted caller takes its work back."""
     try:
         return future.result()

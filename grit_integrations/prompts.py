@@ -8,7 +8,7 @@ has the same ids wherever it stands in a prompt. Formats: GritLM README and `tra
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, get_args
@@ -18,6 +18,8 @@ from grit_integrations.errors import EmptyTextError, PromptError
 USER = "<|user|>\n"
 ASSISTANT = "<|assistant|>\n"
 EMBED = "<|embed|>\n"
+AFTER_DOCUMENTS = "Answer the prior query while optionally using the context prior to it"
+AFTER_QUERY = "Optionally using the prior context answer the query prior to it"
 MARKERS = ("<|user|>", "<|assistant|>", "<|embed|>")
 
 ZERO_WIDTH_SPACE = "\u200b"
@@ -35,13 +37,42 @@ class Special(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of prompt text. Content comes from users and documents and is neutralised; template text is ours."""
+    """A piece of prompt text. Content comes from users and documents and is neutralised; template text is ours.
+
+    Attributes:
+        text: the characters.
+        content: whether it is untrusted.
+        fresh: tokenise as a text of its own although it continues a prompt, as the reference does behind cached blocks.
+        cuts: character positions at which a block of the KV cache ends; they change no token id.
+    """
 
     text: str
     content: bool = False
+    fresh: bool = False
+    cuts: tuple[int, ...] = ()
 
 
-Part = Special | Segment
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a block of the KV cache ends; `document` says that what it ends with is worth keeping on disk."""
+
+    document: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A text read with bidirectional attention, by itself, as an embedding prompt: the paper's cached text.
+
+    `document` says whether it is worth keeping on disk; a query is not.
+    """
+
+    text: str
+    instruction: str = ""
+    document: bool = True
+
+
+Text = Special | Segment  # what stands in a prompt as it is
+Part = Text | Cut | Embedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,43 +86,17 @@ class Message:
 Messages = str | Sequence[Message | Mapping[str, str]]
 
 
-def embedding_header(instruction: str = "") -> list[Part]:
+def embedding_header(instruction: str = "") -> list[Text]:
     """Return what stands before the text in an embedding prompt; it is attended to and never pooled."""
     if not instruction:
         return [Special.BOS, Segment(EMBED)]
     return [Special.BOS, Segment(USER), Segment(instruction, content=True), Segment("\n" + EMBED)]
 
 
-def chat_prompt(messages: Messages) -> list[Part]:
-    """Return the parts of a generation prompt that ends where the assistant's next turn begins.
-
-    GritLM was trained without a system role, on alternating turns. So a system turn is read as a user turn,
-    consecutive turns of one role merge (separated by a blank line), empty turns vanish, and any order of roles is
-    accepted.
-
-    Raises:
-        EmptyTextError: no message has any text.
-        PromptError: a message without role and content, or with another role.
-    """
-    turns = _merge(as_messages(messages))
-    if not turns:
-        raise EmptyTextError("The messages hold no text. Give at least one message that is not blank.")
-    parts: list[Part] = [Special.BOS]
-    for index, turn in enumerate(turns):
-        lead = "\n" if index else ""
-        content = Segment(turn.content, content=True)
-        if turn.role == "user":
-            parts += [Segment(lead + USER), content]
-        else:
-            parts += [Segment(lead + ASSISTANT), content, Special.EOS]
-    parts.append(Segment("\n" + ASSISTANT))
-    return parts
-
-
 def rag_prompt(query: str, documents: Sequence[str]) -> str:
     """Return the user turn that asks `query` of `documents`, in the order and words GritLM's paper uses for RAG."""
     context = "\n\n".join(documents)
-    return f"{context}\n\n{query}\n\nAnswer the prior query while optionally using the context prior to it"
+    return f"{context}\n\n{query}\n\n{AFTER_DOCUMENTS}"
 
 
 def as_messages(messages: Messages) -> list[Message]:
@@ -99,6 +104,29 @@ def as_messages(messages: Messages) -> list[Message]:
     if isinstance(messages, str):
         messages = [Message("user", messages)]
     return [_as_message(message, index) for index, message in enumerate(messages)]
+
+
+def merge_turns(messages: Messages) -> list[Message]:
+    """Return alternating turns: system turns folded into user turns, blank turns dropped, neighbours of a role merged.
+
+    GritLM was trained without a system role, on alternating turns. Merged texts are separated by a blank line.
+
+    Raises:
+        EmptyTextError: no message has any text.
+        PromptError: a message without role and content, or with another role.
+    """
+    merged: list[Message] = []
+    for message in as_messages(messages):
+        if not message.content.strip():
+            continue
+        role: Role = "assistant" if message.role == "assistant" else "user"
+        if merged and merged[-1].role == role:
+            merged[-1] = Message(role, f"{merged[-1].content}\n\n{message.content}")
+        else:
+            merged.append(Message(role, message.content))
+    if not merged:
+        raise EmptyTextError("The messages hold no text. Give at least one message that is not blank.")
+    return merged
 
 
 def check_text(text: object, where: str) -> str:
@@ -158,17 +186,3 @@ def _as_message(message: Message | Mapping[str, str], index: int) -> Message:
         raise PromptError(f"{where} has the role {message.role!r}. Use one of {', '.join(ROLES)}.")
     check_characters(message.content, where)
     return message
-
-
-def _merge(messages: Iterable[Message]) -> list[Message]:
-    """Fold system turns into user turns, drop blank turns, and merge neighbours of one role."""
-    merged: list[Message] = []
-    for message in messages:
-        if not message.content.strip():
-            continue
-        role: Role = "assistant" if message.role == "assistant" else "user"
-        if merged and merged[-1].role == role:
-            merged[-1] = Message(role, f"{merged[-1].content}\n\n{message.content}")
-        else:
-            merged.append(Message(role, message.content))
-    return merged

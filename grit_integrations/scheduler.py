@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,14 @@ from grit_integrations.decoder import Decoder, Row
 from grit_integrations.encoder import Encoder, EncoderInput, Pooling
 from grit_integrations.errors import GritError
 from grit_integrations.generation import Decoding, GenerationChunk
+from grit_integrations.kv.blocks import KVBlock
+from grit_integrations.kv.reuse import Reuse
+from grit_integrations.prefill import Prefill, Reading
 
 MOST_ROWS = 8  # generations that run side by side, each with a cache of its own; later ones wait for a place
 
 Progress = Callable[[int], object]
+Keep = Callable[[int, KVBlock], object]
 
 _alive: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
@@ -42,6 +47,7 @@ class EncodeJob:
     items: Sequence[EncoderInput]
     pooling: Pooling
     on_progress: Progress | None
+    keep: Keep | None = None  # called on the worker with each text's index and block
     future: Future[Tensor] = field(default_factory=Future)  # (texts, dim) float32
     waiting: list[int] = field(init=False)  # indices not encoded yet, shortest first
     vectors: list[Tensor | None] = field(init=False)
@@ -55,11 +61,24 @@ class EncodeJob:
 class GenerateJob:
     """One generation and the channel its chunks go to."""
 
-    prompt: Sequence[int]
+    reuse: Reuse
     decoding: Decoding
+    asked: float
     channel: Channel[GenerationChunk] = field(default_factory=Channel)
-    submitted: float = field(default_factory=time.perf_counter)
+    queued: float = field(default_factory=time.perf_counter)
     row: Row | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ReadJob:
+    """The blocks of a prompt that nobody asks about yet."""
+
+    reuse: Reuse
+    future: Future[Reuse] = field(default_factory=Future)
+    reading: Reading | None = None
+
+
+Job = EncodeJob | GenerateJob | ReadJob
 
 
 class Scheduler:
@@ -69,12 +88,14 @@ class Scheduler:
     ends when `close` is called or the scheduler is garbage collected.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, prefill: Prefill, decoder: Decoder) -> None:
         self._encoder = encoder
+        self._prefill = prefill
         self._decoder = decoder
         self._encodes: list[EncodeJob] = []
         self._generates: list[GenerateJob] = []
-        self._inbox: queue.SimpleQueue[EncodeJob | GenerateJob | None] = queue.SimpleQueue()
+        self._reads: list[ReadJob] = []
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()  # orders submissions against close
@@ -86,18 +107,32 @@ class Scheduler:
         _alive.add(self)
 
     def encode(
-        self, items: Sequence[EncoderInput], pooling: Pooling, *, on_progress: Progress | None = None
+        self,
+        items: Sequence[EncoderInput],
+        pooling: Pooling,
+        *,
+        on_progress: Progress | None = None,
+        keep: Keep | None = None,
     ) -> Future[Tensor]:
-        """Queue texts; the future gives (texts, dim) float32 in their order. Cancelling it stops the work."""
-        job = EncodeJob(items, pooling, on_progress)
+        """Queue texts; the future gives (texts, dim) float32 in their order. Cancelling it stops the work.
+
+        With `keep`, each text is read by itself and its keys and values are handed over.
+        """
+        job = EncodeJob(items, pooling, on_progress, keep)
         self._submit(job)
         return job.future
 
-    def generate(self, prompt: Sequence[int], decoding: Decoding) -> Channel[GenerationChunk]:
+    def generate(self, reuse: Reuse, decoding: Decoding, *, asked: float) -> Channel[GenerationChunk]:
         """Queue a generation; its chunks come through the channel, and closing the channel stops it."""
-        job = GenerateJob(prompt, decoding)
+        job = GenerateJob(reuse, decoding, asked)
         self._submit(job)
         return job.channel
+
+    def read(self, reuse: Reuse) -> Future[Reuse]:
+        """Queue the blocks of a prompt, to be kept for later; cancelling the future stops the work."""
+        job = ReadJob(reuse)
+        self._submit(job)
+        return job.future
 
     def close(self) -> None:
         """Stop the worker; work that is still queued fails with a clear error."""
@@ -107,7 +142,7 @@ class Scheduler:
         if os.getpid() == self._pid and threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _submit(self, job: EncodeJob | GenerateJob) -> None:
+    def _submit(self, job: Job) -> None:
         if os.getpid() != self._pid:
             raise GritError(
                 "This model was loaded before the process forked, and its worker thread does not exist here. "
@@ -120,17 +155,20 @@ class Scheduler:
 
     # Everything below runs on the worker thread.
 
-    def _accept(self, job: EncodeJob | GenerateJob) -> None:
+    def _accept(self, job: Job) -> None:
         if isinstance(job, EncodeJob):
             self._encodes.append(job)
-        else:
+        elif isinstance(job, GenerateJob):
             self._generates.append(job)
+        else:
+            self._reads.append(job)
 
     def _run_until_idle(self) -> bool:
         """Work until nothing is queued. Returns False if the scheduler was told to stop."""
-        while self._encodes or self._generates:
+        while self._encodes or self._generates or self._reads:
             self._encode_batch()
             self._decode_step()
+            self._read_block()
             if not self._drain_inbox():
                 self._abandon()
                 return False
@@ -150,7 +188,9 @@ class Scheduler:
             _fail(encode.future, error)
         for generate in self._generates:
             generate.channel.fail(error)
-        self._encodes, self._generates = [], []
+        for read in self._reads:
+            _fail(read.future, error)
+        self._encodes, self._generates, self._reads = [], [], []
 
     def _encode_batch(self) -> None:
         """Run one batch: the job with the least left goes first, and texts of like length ride along."""
@@ -160,20 +200,28 @@ class Scheduler:
         leader = min(self._encodes, key=lambda job: len(job.waiting))
         batch = self._compose(leader)
         try:
-            vectors = self._encoder.forward([job.items[index] for job, index in batch], leader.pooling)
+            vectors = self._encoded(batch)
         except Exception as error:  # whatever torch raises belongs to the callers of this batch, not to the worker
             for job in {id(job): job for job, _ in batch}.values():
                 _fail(job.future, error)
             return
         self._deliver(batch, vectors)
 
+    def _encoded(self, batch: Sequence[tuple[EncodeJob, int]]) -> Tensor:
+        (job, index), *_ = batch
+        if job.keep is None:
+            return self._encoder.forward([job.items[index] for job, index in batch], job.pooling)
+        vector, block = self._encoder.embed_one(job.items[index], job.pooling)
+        job.keep(index, block)
+        return vector
+
     def _compose(self, leader: EncodeJob) -> list[tuple[EncodeJob, int]]:
         """Take texts out of the jobs' waiting lists, longest first, up to the token budget."""
         longest = len(leader.items[leader.waiting[-1]])
-        room = max(1, self._encoder.batch_tokens // longest)
+        room = 1 if leader.keep else max(1, self._encoder.batch_tokens // longest)
         batch = [(leader, index) for index in _take(leader, longest, room)]
         for job in self._encodes:
-            if job is not leader and job.pooling == leader.pooling and len(batch) < room:
+            if job is not leader and job.pooling == leader.pooling and job.keep is None and len(batch) < room:
                 batch += [(job, index) for index in _take(job, longest, room - len(batch))]
         return batch
 
@@ -192,7 +240,9 @@ class Scheduler:
         self._generates = [job for job in self._generates if not job.channel.closed]
         for job in self._generates[:MOST_ROWS]:
             try:
-                row = job.row = job.row or self._decoder.start(job.prompt, job.decoding, submitted=job.submitted)
+                row = job.row = job.row or self._decoder.start(
+                    job.reuse, job.decoding, asked=job.asked, queued=job.queued
+                )
                 (chunk,) = self._decoder.step([row])
             except Exception as error:  # belongs to this generation alone
                 self._generates.remove(job)
@@ -202,8 +252,25 @@ class Scheduler:
                 self._generates.remove(job)
             job.channel.put(chunk)
 
+    def _read_block(self) -> None:
+        self._reads = [job for job in self._reads if not job.future.cancelled()]
+        if not self._reads:
+            return
+        job = self._reads[0]
+        try:
+            job.reading = job.reading or self._prefill.begin(job.reuse, room=0)
+            self._prefill.advance(job.reading)
+        except Exception as error:  # belongs to this prompt alone
+            self._reads.remove(job)
+            _fail(job.future, error)
+            return
+        if job.reading.done:
+            self._reads.remove(job)
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(job.reuse)
 
-def _work(reference: weakref.ref[Scheduler], inbox: queue.SimpleQueue[EncodeJob | GenerateJob | None]) -> None:
+
+def _work(reference: weakref.ref[Scheduler], inbox: queue.SimpleQueue[Job | None]) -> None:
     """Serve jobs. While idle, only a weak reference is held: dropping the last model frees weights and thread."""
     while True:
         job = inbox.get()
@@ -231,6 +298,6 @@ def _take(job: EncodeJob, longest: int, room: int) -> list[int]:
     return taken
 
 
-def _fail(future: Future[Tensor], error: BaseException) -> None:
+def _fail(future: Future[Any], error: BaseException) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(error)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import unicodedata
 from array import array
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
-from grit_integrations.prompts import ASSISTANT, EMBED, MARKERS, USER, Part, Segment, Special, neutralise
+from grit_integrations.prompts import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, Text, neutralise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -23,6 +26,10 @@ MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
     ),
     f"{USER}hello": (1, 523, 28766, 1838, 28766, 28767, 13, 21558),
 }
+
+
+_LONG = 256  # characters of a text whose ids are worth remembering
+_MOST_CHARACTERS = 2_000_000  # of all texts remembered
 
 
 class PromptTokenizer:
@@ -43,9 +50,10 @@ class PromptTokenizer:
         self._control = frozenset(MARKERS) | {str(token) for token in added.values() if len(str(token).strip()) > 1}
         self._anchor = self._continuation_anchor()
         self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
+        self._known = _KnownTexts()
         self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
 
-    def encode(self, parts: Sequence[Part]) -> list[int]:
+    def encode(self, parts: Sequence[Text]) -> list[int]:
         """Return the joined ids of `parts`; content segments are neutralised first.
 
         Raises:
@@ -53,19 +61,34 @@ class PromptTokenizer:
         """
         return [token for ids in self.encode_each(parts) for token in ids]
 
-    def encode_each(self, parts: Sequence[Part]) -> list[list[int]]:
+    def encode_each(self, parts: Sequence[Text]) -> list[list[int]]:
         """Return the ids of every part by itself, as they stand in the prompt. Otherwise like `encode`."""
-        pieces: list[list[int]] = []
-        fresh = True
-        for part in parts:
-            if isinstance(part, Special):
-                pieces.append(list(self.bos_ids) if part is Special.BOS else [self.eos_id])
-            elif part.content:
-                pieces += self._content([part.text], fresh=fresh)
-            else:
-                pieces.append(self._template(part, fresh=fresh))
-            fresh = isinstance(part, Special)
-        return pieces
+        befores: list[Text | None] = [None, *parts[:-1]]
+        return [self.encode_part(part, before) for part, before in zip(parts, befores, strict=False)]
+
+    def encode_part(self, part: Text, before: Text | None) -> list[int]:
+        """Return the ids of one part of a prompt, which depend on the part `before` it only by being its first or not.
+
+        Raises:
+            PromptError: content still spells a control sequence after neutralising.
+        """
+        if isinstance(part, Special):
+            return list(self.bos_ids) if part is Special.BOS else [self.eos_id]
+        fresh = part.fresh or before is None or isinstance(before, Special)
+        return self._content([part.text], fresh=fresh)[0] if part.content else self._template(part, fresh=fresh)
+
+    def token_cuts(self, part: Segment, ids: Sequence[int], before: Text | None) -> list[int]:
+        """Return where `part.cuts` fall among its `ids`: as many tokens as certainly end before each cut."""
+        fresh = part.fresh or before is None or isinstance(before, Special)
+        clean = neutralise(part.text, self._control)
+        lead = "" if fresh or not self._anchor else "\n"
+        encoding = self._backend.encode(lead + clean, add_special_tokens=False)
+        skipped = len(self._anchor) if lead else 0
+        if list(encoding.ids[skipped:]) != list(ids):
+            return []  # a text of look-alike characters that was normalised: it is read in one piece
+        ends = [end - len(lead) for _, end in encoding.offsets[skipped:]]
+        places = (len(neutralise(part.text[:cut], self._control)) for cut in part.cuts)
+        return [bisect_right(ends, place) for place in places]
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
@@ -109,6 +132,15 @@ class PromptTokenizer:
         return self._fresh(segment.text) if fresh else self._continued([segment.text])[0]
 
     def _content(self, texts: Sequence[str], *, fresh: bool) -> list[list[int]]:
+        known = [self._known.get((text, fresh)) for text in texts]
+        new = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        made = iter(self._new_content(new, fresh=fresh) if new else ())
+        encoded = [list(next(made) if ids is None else ids) for ids in known]
+        for text, ids in zip(texts, encoded, strict=True):
+            self._known.put((text, fresh), ids)
+        return encoded
+
+    def _new_content(self, texts: Sequence[str], *, fresh: bool) -> list[list[int]]:
         clean = [neutralise(text, self._control) for text in texts]
         encoded = [self._fresh(text) for text in clean] if fresh else self._continued(clean)
         for index, ids in enumerate(encoded):
@@ -152,6 +184,36 @@ class PromptTokenizer:
                 "GRIT models need a tokenizer in which a newline stands alone (Mistral, Llama, Qwen do)."
             )
         return newline
+
+
+class _KnownTexts:
+    """Token ids of the long texts seen last: a document that is asked about again need not be tokenised again."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[tuple[str, bool], tuple[int, ...]] = OrderedDict()
+        self._characters = 0
+        self._lock = threading.Lock()
+
+    def get(self, text: tuple[str, bool]) -> tuple[int, ...] | None:
+        if len(text[0]) < _LONG:
+            return None
+        with self._lock:
+            ids = self._ids.get(text)
+            if ids is not None:
+                self._ids.move_to_end(text)
+            return ids
+
+    def put(self, text: tuple[str, bool], ids: Sequence[int]) -> None:
+        length = len(text[0])
+        if not _LONG <= length <= _MOST_CHARACTERS:
+            return
+        with self._lock:
+            if text not in self._ids:
+                self._ids[text] = tuple(ids)
+                self._characters += length
+            while self._characters > _MOST_CHARACTERS:
+                (old, _), _ = self._ids.popitem(last=False)
+                self._characters -= len(old)
 
 
 def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]) -> None:

@@ -35,11 +35,17 @@ class LoadOptions:
 
     def key(self) -> str:
         """Return a string that is equal for equal options."""
-        config = self.quantization_config
-        quantization = config.to_json_string() if hasattr(config, "to_json_string") else repr(config)
         device_map = json.dumps(self.device_map, sort_keys=True, default=str)
         head = None if self.embedding_head is None else str(self.embedding_head.resolve())
-        return "|".join(map(str, (self.device, self.dtype, self.attn_implementation, quantization, device_map, head)))
+        parts = (self.device, self.dtype, self.attn_implementation, self.quantization_key(), device_map, head)
+        return "|".join(map(str, parts))
+
+    def quantization_key(self) -> str:
+        """Return a string that is equal for equal quantisations; empty for none."""
+        config = self.quantization_config
+        if config is None:
+            return ""
+        return str(config.to_json_string()) if hasattr(config, "to_json_string") else repr(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,11 @@ class Weights:
     def dim(self) -> int:
         """Length of an embedding."""
         return int(self.head.out_features if self.head is not None else self.lm.config.hidden_size)
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each decoder layer is, and so its part of a KV cache."""
+        return [next(layer.parameters()).device for layer in self.lm.get_decoder().layers]
 
     def nbytes(self) -> int:
         """Return the bytes of all parameters and buffers."""

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from grit_integrations import ContextOverflowError, Decoding, Generation, GritLM, OptionError
 from grit_integrations.decoder import StopText
 from grit_integrations.kv.cache import preallocated_cache
-from grit_integrations.prompts import chat_prompt
+from grit_integrations.layout import lay_out
+from grit_integrations.planning import plan_prompt
 
 PROMPTS = ["hello", "Tell me a story about the sea.", "word " * 300, "Wie geht es dir? 你好 🌊"]
 
 
 def prompt_ids(grit: GritLM, prompt: str) -> torch.Tensor:
-    return torch.tensor([grit.checkpoint.tokenizer.encode(chat_prompt(prompt))])
+    return torch.tensor([plan_prompt(lay_out(prompt), grit.checkpoint.tokenizer).prompt_ids])
 
 
 def transformers_generate(grit: GritLM, prompt: str, **options: Any) -> list[int]:
@@ -192,7 +193,7 @@ def test_overflow_names_both_numbers(tiny: GritLM) -> None:
 
 
 def test_preallocated_cache_grows_and_keeps_its_content() -> None:
-    cache = preallocated_cache(layers=1, capacity=4)
+    cache = preallocated_cache([torch.device("cpu")], torch.float32, capacity=4)
     torch.manual_seed(0)
     pieces = [torch.randn(1, 2, n, 8) for n in (3, 1, 1, 9, 1)]
     for piece in pieces:
@@ -203,7 +204,7 @@ def test_preallocated_cache_grows_and_keeps_its_content() -> None:
 
 
 def test_decoding_at_a_long_context_writes_in_place(tiny: GritLM, tmp_path: Path) -> None:
-    cache = preallocated_cache(layers=1, capacity=100)
+    cache = preallocated_cache([torch.device("cpu")], torch.float32, capacity=100)
     keys, _ = cache.update(torch.zeros(1, 2, 50, 8), torch.zeros(1, 2, 50, 8), 0)
     address = keys.data_ptr()
     for _ in range(50):

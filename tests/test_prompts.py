@@ -7,12 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grit_integrations import EmptyTextError, GritLM, Message, PromptError
+from grit_integrations.layout import lay_out
+from grit_integrations.planning import plan_prompt
 from grit_integrations.prompts import (
     MARKERS,
     ZERO_WIDTH_SPACE,
+    Cut,
     Segment,
     Special,
-    chat_prompt,
     embedding_header,
     neutralise,
 )
@@ -25,7 +27,8 @@ ASSISTANT_IDS = [13, 28789, 28766, 489, 11143, 28766, 28767, 13]
 
 
 def rendered(parts: list) -> str:
-    return "".join({Special.BOS: "<s>", Special.EOS: "</s>"}.get(p) or p.text for p in parts)
+    shown = [part for part in parts if not isinstance(part, Cut)]
+    return "".join({Special.BOS: "<s>", Special.EOS: "</s>"}.get(p) or p.text for p in shown)
 
 
 def test_embedding_header_has_the_golden_ids(tiny: GritLM) -> None:
@@ -37,20 +40,20 @@ def test_embedding_header_has_the_golden_ids(tiny: GritLM) -> None:
 
 def test_chat_prompt_has_the_golden_ids(tiny: GritLM) -> None:
     tokenizer = tiny.checkpoint.tokenizer
-    assert tokenizer.encode(chat_prompt("hello")) == [*USER_IDS, 21558, *ASSISTANT_IDS]
+    assert list(plan_prompt(lay_out("hello"), tokenizer).prompt_ids) == [*USER_IDS, 21558, *ASSISTANT_IDS]
     turns = [Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")]
-    ids = tokenizer.encode(chat_prompt(turns))
+    ids = list(plan_prompt(lay_out(turns), tokenizer).prompt_ids)
     after_eos = ids[ids.index(2) :]
     assert after_eos[:4] == [2, 28705, 13, 28789]  # the tokenizer puts a '▁' behind </s>, as in training
 
 
 def test_chat_prompt_renders_the_reference_format() -> None:
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
-    assert rendered(chat_prompt(turns)) == ("<s><|user|>\na\n<|assistant|>\nb</s>\n<|user|>\nc\n<|assistant|>\n")
+    assert rendered(lay_out(turns)) == ("<s><|user|>\na\n<|assistant|>\nb</s>\n<|user|>\nc\n<|assistant|>\n")
 
 
 def test_system_turn_folds_into_the_first_user_turn() -> None:
-    prompt = chat_prompt([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    prompt = lay_out([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     assert rendered(prompt) == "<s><|user|>\nBe brief.\n\nHi\n<|assistant|>\n"
 
 
@@ -66,12 +69,12 @@ def test_system_turn_folds_into_the_first_user_turn() -> None:
 def test_any_order_of_roles_is_accepted(roles: str, expected: str) -> None:
     names = {"s": "system", "u": "user", "a": "assistant"}
     messages = [{"role": names[role], "content": str(index)} for index, role in enumerate(roles)]
-    assert rendered(chat_prompt(messages)) == expected
+    assert rendered(lay_out(messages)) == expected
 
 
 def test_blank_turns_vanish() -> None:
     messages = [Message("user", "q"), Message("assistant", " "), Message("user", "r")]
-    assert rendered(chat_prompt(messages)) == "<s><|user|>\nq\n\nr\n<|assistant|>\n"
+    assert rendered(lay_out(messages)) == "<s><|user|>\nq\n\nr\n<|assistant|>\n"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_blank_turns_vanish() -> None:
 )
 def test_bad_messages_say_what_is_wrong(messages: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        chat_prompt(messages)  # type: ignore[arg-type]
+        lay_out(messages)  # type: ignore[arg-type]
 
 
 def test_neutralise_keeps_everything_else() -> None:

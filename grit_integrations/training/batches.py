@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from grit_integrations.prompts import ASSISTANT, USER, Part, Segment, Special, embedding_header
+from grit_integrations.prompts import ASSISTANT, USER, Segment, Special, embedding_header
+from grit_integrations.prompts import Text as PromptText
 from grit_integrations.tokenization import PromptTokenizer
 from grit_integrations.training.data import Pair, Text
 
@@ -28,7 +29,7 @@ class PromptEncoder:
         """Return the ids of each text inside a prompt."""
         return self._prompts.encode_texts(texts)
 
-    def parts(self, parts: Sequence[Part]) -> list[int]:
+    def parts(self, parts: Sequence[PromptText]) -> list[int]:
         """Return the joined ids of a prompt's parts."""
         return self._prompts.encode(parts)
 
@@ -57,11 +58,11 @@ class PromptEncoder:
 _FIRST_TURN = 2  # where the first turn's text stands in a conversation's parts
 
 
-def _layout(text: Text) -> tuple[list[Part], list[bool]]:
+def _layout(text: Text) -> tuple[list[PromptText], list[bool]]:
     """Return the parts of a training prompt, and which of them are predicted."""
     if len(text.turns) == 1:
         return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [False, True, True]
-    parts: list[Part] = [Special.BOS]
+    parts: list[PromptText] = [Special.BOS]
     predicted = [False]
     for index, turn in enumerate(text.turns):
         content = Segment(turn, content=True)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from grit_integrations import GritLM, Message
-from grit_integrations.prompts import MARKERS, chat_prompt
+from grit_integrations.layout import lay_out
+from grit_integrations.planning import plan_prompt
+from grit_integrations.prompts import MARKERS
 from grit_integrations.training.batches import IGNORED, PromptEncoder, contrastive_batch, embedding_inputs, text_batch
 from grit_integrations.training.data import Pair, Text
 from grit_integrations.training.tokenizer import train_tokenizer
@@ -117,9 +119,8 @@ def test_ids_are_those_of_inference_on_the_mistral_vocabulary(tiny: GritLM) -> N
     encoder = PromptEncoder(tiny.checkpoint.tokenizer.hf)
     assert encoder.texts(["hello"]) == [[21558]]
     ids, labels = encoder.conversation(Text(("hello", "yo", "hello", "yo")))
-    prompt = tiny.checkpoint.tokenizer.encode(
-        chat_prompt([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")])
-    )
+    layout = lay_out([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")])
+    prompt = list(plan_prompt(layout, tiny.checkpoint.tokenizer).prompt_ids)
     assert ids[: len(prompt)] == prompt
     answer = [*encoder.texts(["yo"])[0], 2]
     assert [label for label in labels if label != -100] == answer * 2

@@ -1,0 +1,113 @@
+"""Callers' texts and messages to checked token ids: every complaint comes before any work is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grit_integrations.checkpoint import Checkpoint
+from grit_integrations.encoder import EncoderInput
+from grit_integrations.errors import ContextOverflowError, OptionError, PromptError
+from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.kv.plan import Plan
+from grit_integrations.layout import lay_out
+from grit_integrations.planning import plan_prompt
+from grit_integrations.prompts import Messages, as_messages, check_characters, check_text, embedding_header
+
+logger = logging.getLogger(__name__)
+
+
+def embedding_inputs(
+    checkpoint: Checkpoint, texts: Sequence[str], kind: str, *, instruction: str = "", truncate: bool = False
+) -> list[EncoderInput]:
+    """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
+    if isinstance(texts, str):
+        raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
+    tokenizer = checkpoint.tokenizer
+    header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
+    room = checkpoint.window - len(header)
+    for index, text in enumerate(texts):
+        check_text(text, f"{kind} {index}")
+        if not truncate:
+            tokenizer.check_length(text, room, f"{kind} {index}")
+    encoded = tokenizer.encode_texts([tokenizer.cut(text, room) for text in texts])
+    for index, ids in enumerate(encoded):
+        if len(ids) > room:
+            _report_overflow(f"{kind} {index}", len(ids), room, truncate)
+    return [EncoderInput([*header, *ids[:room]], header=len(header)) for ids in encoded]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a generation is about. The attributes are those of `GritLM.generate`."""
+
+    messages: Messages
+    documents: Sequence[str] = ()
+    known_documents: Sequence[str] = ()
+    caching: Caching = "prefix"
+    query_instruction: str = ""
+
+
+def generation_plan(checkpoint: Checkpoint, prompt: Prompt, *, max_new_tokens: int) -> Plan:
+    """Return a prompt's blocks and suffix, if it fits into the window beside its answer.
+
+    Raises:
+        OptionError: a caching mode that does not exist.
+        PromptError: messages or documents that cannot become a prompt.
+        ContextOverflowError: prompt and answer exceed the window.
+    """
+    check_caching(prompt.caching)
+    room = checkpoint.window - max_new_tokens
+    if room <= 0:
+        raise ContextOverflowError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's window of "
+            f"{checkpoint.window:,} tokens. Ask for fewer."
+        )
+    for index, turn in enumerate(as_messages(prompt.messages)):
+        checkpoint.tokenizer.check_length(turn.content, room, f"Message {index}")
+    plan = _plan(checkpoint, prompt, room)
+    if len(plan) > room:
+        raise ContextOverflowError(
+            f"The prompt has {len(plan):,} tokens; {room:,} of the model's {checkpoint.window:,} are left beside "
+            f"max_new_tokens={max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
+        )
+    return plan
+
+
+def count_prompt_tokens(checkpoint: Checkpoint, prompt: Prompt) -> int:
+    """Return how many tokens a prompt has, whether it fits or not."""
+    check_caching(prompt.caching)
+    return len(_plan(checkpoint, prompt))
+
+
+def check_caching(caching: str) -> None:
+    """Raise `OptionError` if there is no such caching mode."""
+    if caching not in CACHINGS:
+        raise OptionError(f"caching={caching!r} is unknown. Use one of {', '.join(CACHINGS)}.")
+
+
+def _plan(checkpoint: Checkpoint, prompt: Prompt, room: int | None = None) -> Plan:
+    if isinstance(prompt.documents, str):
+        raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
+    for index, document in enumerate(prompt.documents):
+        check_text(document, f"Document {index}")
+        if room is not None:
+            checkpoint.tokenizer.check_length(document, room, f"Document {index}")
+    parts = lay_out(
+        prompt.messages,
+        prompt.documents,
+        caching=prompt.caching,
+        known=prompt.known_documents,
+        query_instruction=check_characters(prompt.query_instruction, "The query's instruction"),
+    )
+    return plan_prompt(parts, checkpoint.tokenizer)
+
+
+def _report_overflow(where: str, found: int, room: int, truncate: bool) -> None:
+    if not truncate:
+        raise ContextOverflowError(
+            f"{where} has {found:,} tokens; {room:,} fit into the model's window beside the prompt. Split it into "
+            "passages, or pass truncate=True."
+        )
+    logger.warning("%s was cut from at least %d to %d tokens.", where, found, room)

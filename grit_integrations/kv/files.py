@@ -1,0 +1,489 @@
+"""One block, one file: the format on disk, and the folder that the files lie in.
+
+A file is `blocks/<2 hex>/<key>-<digest>.safetensors`; the digest is over the whole file, header included, so the file
+proves itself without the index. It is a normal safetensors file. It is written and mapped here rather than by
+`safetensors.torch`: that one serialises with Python's lock held, hides the errno of a full disk, and opens by name, so
+what was checked and what was mapped could be two files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grit_integrations.errors import CacheCorruptError
+from grit_integrations.kv.blocks import KVBlock
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = "grit-kv-1"
+SMALL = 1 << 20  # bytes; smaller files are read rather than mapped: a mapping costs a file descriptor
+_CHUNK = 4 << 20
+_ALIGNMENT = 64  # bytes, of the first tensor in the file
+_LARGEST_HEADER = 1 << 20
+_DTYPES = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I32": torch.int32,
+    "I8": torch.int8,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_KEY = re.compile(r"[0-9a-f]{2,128}")
+_NAME = re.compile(r"([0-9a-f]{2,128})-([0-9a-f]{32})\.safetensors")
+
+
+def is_key(key: str) -> bool:
+    """Return whether `key` can name a file: 2 to 128 lower-case hexadecimal digits."""
+    return _KEY.fullmatch(key) is not None
+
+
+def file_name(key: str, digest: str) -> str:
+    """Return the name of a block's file."""
+    return f"{key}-{digest}.safetensors"
+
+
+def key_of(name: str) -> str | None:
+    """Return the key that a file name holds, or None for a name that is not ours."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else None
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is altered or replaced."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Return the stamp of a file's status."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that a block's tensors are mapped from."""
+
+    path: Path
+    stamp: Stamp
+    mapping: mmap.mmap
+
+    def is_sound(self) -> bool:
+        """Return whether the file is as it was when it was checked; one that was removed still is, while mapped."""
+        try:
+            return Stamp.of(self.path.stat()) == self.stamp
+        except FileNotFoundError:
+            return self.mapping.size() == self.stamp.size
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the head of a file says.
+
+    Attributes:
+        tensors: dtype, shape and first byte (in the file) of each.
+    """
+
+    key: str
+    namespace: str
+    metadata: dict[str, str]
+    tensors: dict[str, tuple[torch.dtype, list[int], int]]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the block has."""
+        return self.tensors["token_ids"][1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A checked file's block; `source` is None if the tensors are a copy."""
+
+    block: KVBlock
+    header: Header
+    stamp: Stamp
+    source: Source | None
+
+
+def write_file(path: Path, key: str, namespace: str, block: KVBlock) -> tuple[str, int]:
+    """Write a new file and fsync it; return its digest and its bytes.
+
+    Raises:
+        OSError: as the disk says; a part of the file may be left.
+    """
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        for piece in _pieces(key, namespace, block):
+            digest.update(piece)
+            _write_all(file, piece)
+            size += len(piece)
+        os.fsync(file.fileno())
+    return digest.hexdigest(), size
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a file whose length is as the header says; the tensors are not read.
+
+    Raises:
+        CacheCorruptError: torn, foreign, of another format version, or under another key's name.
+        OSError: as the disk says.
+    """
+    with path.open("rb", buffering=0) as file:
+        return _header(file, path)
+
+
+def check_file(path: Path) -> Stamp:
+    """Read a whole file and check it against its name; return its stamp.
+
+    Raises:
+        CacheCorruptError: torn, altered or foreign.
+        OSError: as the disk says.
+    """
+    with path.open("rb", buffering=0) as file:
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        _header(file, path)
+        _check_digest(_chunks(file), path)
+        return stamp
+
+
+def open_file(path: Path, *, trusted: Stamp | None = None) -> OpenedFile:
+    """Return the block of a file, mapped if it is large. The checksum is skipped if `trusted` is still its stamp.
+
+    Raises:
+        CacheCorruptError: torn, altered or foreign.
+        OSError: as the disk says.
+    """
+    with path.open("rb", buffering=0) as file:
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        header = _header(file, path)
+        if stamp.size > SMALL and stamp != trusted:
+            _check_digest(_chunks(file), path)
+        mapping = _map(file, stamp.size) if stamp.size > SMALL else None
+        buffer = mapping if mapping is not None else _read_all(file)
+        if mapping is None:
+            _check_digest([buffer], path)
+        elif Stamp.of(os.fstat(file.fileno())) != stamp:
+            raise _corrupt(path, "it changed while it was read")
+    try:
+        tensors = {name: _tensor(buffer, *place) for name, place in header.tensors.items()}
+        block = KVBlock.from_tensors(tensors, header.metadata)
+    except (ValueError, TypeError, RuntimeError) as error:  # a whole file, but not of a block
+        raise _corrupt(path, str(error)) from error
+    return OpenedFile(block, header, stamp, Source(path, stamp, mapping) if mapping is not None else None)
+
+
+# Writing
+
+
+def _pieces(key: str, namespace: str, block: KVBlock) -> Iterator[memoryview | bytes]:
+    """Yield the bytes of a file; the tensors' as views of their memory."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in block.tensors().items()}
+    # Wide elements first, so that every tensor is aligned to its element; then large tensors.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), -tensors[name].numel(), name))
+    entries: dict[str, Any] = {
+        "__metadata__": {**block.metadata(), "format": FORMAT, "key": key, "namespace": namespace}
+    }
+    offset = 0
+    for name in names:
+        tensor, start = tensors[name], offset
+        offset += tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, offset],
+        }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-(len(header) + 8) % _ALIGNMENT)
+    yield len(header).to_bytes(8, "little") + header
+    for name in names:
+        data = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        yield from (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+
+
+def _write_all(file: FileIO, piece: memoryview | bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view) :]
+
+
+# Reading
+
+
+def _header(file: FileIO, path: Path) -> Header:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little") if size >= 8 else _LARGEST_HEADER + 1
+    if length > _LARGEST_HEADER or 8 + length > size:
+        raise _corrupt(path, f"{size} bytes do not hold a whole header")
+    try:
+        header, end = _parse(json.loads(file.read(length)), 8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _corrupt(path, f"its header cannot be read ({type(error).__name__}: {error})") from error
+    if end != size:
+        raise _corrupt(path, f"it has {size} bytes and its header describes {end}")
+    if key_of(path.name) != header.key:
+        raise _corrupt(path, f"it holds the block of another key, {header.key[:16]}…")
+    return header
+
+
+def _parse(entries: dict[str, Any], start: int) -> tuple[Header, int]:
+    """Return the header and where the file must end; anything odd raises ValueError, KeyError or TypeError."""
+    metadata: dict[str, str] = entries.pop("__metadata__")
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"its format is {metadata['format']!r}, wanted {FORMAT!r}")
+    tensors, end = {}, start
+    for name, entry in entries.items():
+        dtype, shape, (first, stop) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        count = math.prod(shape)
+        numbers = [*shape, first, stop]
+        if any(type(number) is not int or number < 0 for number in numbers) or stop - first != count * dtype.itemsize:
+            raise ValueError(f"{name} has shape {shape} and bytes {first} to {stop}")
+        tensors[name] = (dtype, shape, start + first)
+        end = max(end, start + stop)
+    header = Header(metadata["key"], metadata["namespace"], metadata, tensors)
+    if header.tokens <= 0 or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("it has no tokens, or facts that are not text")
+    return header, end
+
+
+def _chunks(file: FileIO) -> Iterator[memoryview]:
+    # Read rather than mapped: a file that shrinks meanwhile ends the loop, where a mapping would end the process.
+    file.seek(0)
+    buffer = memoryview(bytearray(_CHUNK))
+    while count := file.readinto(buffer):
+        yield buffer[:count]
+
+
+def _check_digest(chunks: Iterable[memoryview | bytearray | mmap.mmap], path: Path) -> None:
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in chunks:
+        digest.update(chunk)
+    if path.name != file_name(str(key_of(path.name)), digest.hexdigest()):
+        raise _corrupt(path, f"its checksum is {digest.hexdigest()}")
+
+
+def _map(file: FileIO, size: int) -> mmap.mmap | None:
+    try:
+        # Private and copied on write: no mistake of a reader can reach the file.
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    except OSError:
+        return None  # out of descriptors or of address space: the file is read instead
+
+
+def _read_all(file: FileIO) -> bytearray:
+    file.seek(0)
+    data = bytearray()
+    while piece := file.read(_CHUNK):
+        data += piece
+    return data
+
+
+def _tensor(buffer: mmap.mmap | bytearray, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
+    count = math.prod(shape)
+    if offset + count * dtype.itemsize > len(buffer):
+        raise CacheCorruptError("A stored block shrank while it was read. It is not used; it will be computed again.")
+    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def _corrupt(path: Path, found: str) -> CacheCorruptError:
+    return CacheCorruptError(
+        f"{path} is not a whole {FORMAT} block: {found}. It is moved to quarantine and its block is computed again."
+    )
+
+
+# The folder
+
+_RUN = uuid.uuid4().hex
+_LEFTOVER_AGE = 3600  # seconds after which a temporary file is nobody's, wherever its process runs
+_MOST_QUARANTINED = 16
+
+
+class Folder:
+    """Where a store's files lie: `blocks/`, `tmp/`, `quarantine/` and the index, below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = root / "index.sqlite"
+        self.lock = root / "index.lock"
+        self._blocks, self._temporary, self._quarantine = (root / name for name in ("blocks", "tmp", "quarantine"))
+
+    def create(self) -> bool:
+        """Create what is not there; return whether files can be written. A root that exists keeps its mode.
+
+        Raises:
+            OSError: it cannot be created, or not even be read.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._blocks, self._temporary, self._quarantine):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            os.close(os.open(self.index, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError:
+            os.scandir(self._blocks).close()
+            return False
+        return all(os.access(folder, os.W_OK | os.X_OK) for folder in (self.root, self._blocks, self._temporary))
+
+    def path(self, name: str) -> Path:
+        """Return where a block's file lies."""
+        # An index that somebody altered must not lead out of the folder.
+        return self._blocks / name[:2] / name if key_of(name) else self._blocks / "unknown"
+
+    def temporary(self) -> Path:
+        """Return a new temporary name, which says whose it is."""
+        return self._temporary / f"{_HOST}-{os.getpid()}-{_RUN}-{uuid.uuid4().hex}"
+
+    def place(self, temporary: Path, name: str) -> None:
+        """Move a written file to where it belongs, for good."""
+        path = self.path(name)
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            _sync(self._blocks)
+        temporary.replace(path)
+        _sync(path.parent)
+
+    def remove(self, name: str) -> None:
+        """Delete a block's file, if it is there and can be."""
+        with contextlib.suppress(OSError):
+            self.path(name).unlink(missing_ok=True)
+
+    def erase(self, keys: Iterable[str]) -> set[str]:
+        """Delete every file of these keys, indexed or not, also from quarantine; return the keys that had one.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        wanted, erased = set(keys), set()
+        shards = {self._blocks / key[:2] for key in wanted}
+        folders = [shard for shard in shards if shard.is_dir()]
+        for path in [path for folder in folders for path in folder.iterdir()]:
+            if (key := key_of(path.name)) in wanted:
+                path.unlink(missing_ok=True)
+                erased.add(str(key))
+        for path in self.quarantined():
+            if key_of(path.name.partition("-")[2]) in wanted:
+                path.unlink(missing_ok=True)
+        return erased
+
+    def quarantine(self, path: Path) -> None:
+        """Move a bad file out of the way and keep the newest few; one that cannot be moved stays."""
+        with contextlib.suppress(OSError):
+            path.replace(self._quarantine / f"{time.time_ns()}-{path.name}"[:255])
+            for old in self.quarantined()[:-_MOST_QUARANTINED]:
+                old.unlink(missing_ok=True)
+
+    def quarantined(self) -> list[Path]:
+        """Return the bad files, oldest first."""
+        return sorted(self._quarantine.iterdir())
+
+    def clear_quarantine(self) -> None:
+        """Delete the bad files."""
+        with contextlib.suppress(OSError):
+            for path in self.quarantined():
+                path.unlink(missing_ok=True)
+
+    def scan(self) -> dict[Path, int]:
+        """Return every file below `blocks/` and its bytes."""
+        found = {}
+        for folder in self._blocks.iterdir():
+            with contextlib.suppress(NotADirectoryError), os.scandir(folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            found[Path(entry.path)] = entry.stat(follow_symlinks=False).st_size
+        return found
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of processes that died, or that are old."""
+        for path in self._temporary.iterdir():
+            with contextlib.suppress(OSError):
+                if _is_abandoned(path.name) or time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock under which processes open, check and rebuild the index, where the system has such locks."""
+        if fcntl is None:
+            yield
+            return
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _wait_for(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _wait_for(descriptor: int) -> None:
+    """Lock a file, or go on without after ten seconds: a process that hangs must not keep all others from starting."""
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(OSError):  # a network folder without locks
+        while time.monotonic() < deadline and not _locks(descriptor):
+            time.sleep(0.05)
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _host() -> str:
+    """Return what tells process ids of this machine (or container) from those of another."""
+    try:
+        space = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        space = Path()
+    return hashlib.blake2b(f"{socket.gethostname()} {space}".encode(), digest_size=4).hexdigest()
+
+
+_HOST = _host()
+
+
+def _is_abandoned(name: str) -> bool:
+    host, pid, run, *_ = [*name.split("-"), "", "", ""]
+    if host != _HOST or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return run != _RUN  # an earlier process with the same number, as in a container that was started again
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

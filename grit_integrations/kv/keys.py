@@ -1,0 +1,71 @@
+"""What makes a stored block valid: the key is a digest of everything that decides its keys and values."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Literal
+
+FORMAT = "grit-kv-1"
+
+Pattern = Literal["causal", "bidirectional"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpace:
+    """What all blocks of one loaded model in one store have in common. Blocks of two spaces never meet.
+
+    Attributes:
+        model: digest of config (RoPE included) and weights.
+        tokenizer: digest of everything that decides token ids.
+        dtype: compute precision.
+        device: kind of device, such as `"cpu"`: kernels of other kinds round differently.
+        attention: transformers' attention kernel.
+        quantization: how the weights are quantised.
+        adapters: adapters applied to the weights.
+        precision: how blocks are stored.
+        namespace: tenant; nobody reads another's blocks or learns that they exist.
+    """
+
+    model: str
+    tokenizer: str
+    dtype: str
+    device: str
+    attention: str
+    quantization: str = ""
+    adapters: str = ""
+    precision: str = "native"
+    namespace: str = ""
+
+    @property
+    def hardware(self) -> str:
+        """Name what a speed that was measured here belongs to: this model, in this precision, on this kind of device."""
+        return f"{self.model}/{self.dtype}/{self.device}"
+
+    def root(self) -> bytes:
+        """Return the digest that every key of this space starts from."""
+        return _digest(b"root", *(part.encode() for part in (FORMAT, *astuple(self))))
+
+
+def child(
+    parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False
+) -> bytes:
+    """Return the digest of a block behind `parent`, the digest of everything before it.
+
+    A bidirectional block depends on nothing before it, so its own key is a child of the space's root; a causal block
+    is a child of the chain. `drop` leading tokens were read with the block but are not part of the prompt; a
+    `document` may be stored in another precision than a question in the same words.
+    """
+    kind = f"{pattern} {drop} {document}"
+    return _digest(parent, kind.encode(), array("q", token_ids).tobytes())
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Hash parts so that no two lists of parts are alike: each is preceded by its length."""
+    digest = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
