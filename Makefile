@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench notebooks clean
+.PHONY: demo test extended check bench notebooks clean
 
 demo: $(VENV)/.user  ## install into .venv, index examples/corpus with the bundled model, answer questions
 	$(BIN)/grit demo
 
 test: $(VENV)/.dev check  ## everything that must hold before a commit lands
 	$(BIN)/pytest
+
+extended: $(VENV)/.dev  ## what takes minutes: 5,000 cases of hit against miss, 100 kills, long hammering
+	GRIT_EXACT_CASES=5000 $(BIN)/pytest -m "" tests/test_caching_exact.py tests/kv
 
 check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -19,6 +22,8 @@ check: $(VENV)/.dev  ## lint, formatting, types
 bench: $(VENV)/.dev  ## every figure in the README; writes JSON and plots to benchmarks/results
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps kvboost==0.9.0
+	$(BIN)/python benchmarks/caching.py
 
 notebooks: $(VENV)/.dev  ## run the notebooks and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace examples/*.ipynb

@@ -66,6 +66,11 @@ class BlockCache:
         """Bring the blocks of `plan` from disk into memory, in the background."""
         self.store.prefetch(plan.keys(self._space())[: len(plan.blocks)])
 
+    def stored(self, plans: Sequence[Plan]) -> list[bool]:
+        """Return for each plan whether its first block is stored."""
+        space = self._space()
+        return self.store.contains([plan.keys(space)[0] for plan in plans])
+
     def _space(self) -> KeySpace:
         weights, checkpoint = self.engine.weights, self.engine.checkpoint
         return KeySpace(

@@ -121,21 +121,21 @@ class Decoder:
             started=time.perf_counter(),
         )
 
-    def step(self, rows: Sequence[Row]) -> list[GenerationChunk]:
+    def step(self, rows: Sequence[Row]) -> list[GenerationChunk | None]:
         """Advance each row by one block of its prompt or one token, and return one chunk a row.
 
-        A chunk is empty while the prompt is being read; a finished row's chunk holds its generation.
+        There is none while the prompt is being read; a finished row's chunk holds its generation.
 
         The rows run one after the other: batching them belongs here and changes no caller.
         """
         return [self._step(row) for row in rows]
 
     @torch.inference_mode()
-    def _step(self, row: Row) -> GenerationChunk:
+    def _step(self, row: Row) -> GenerationChunk | None:
         if not row.reading.done:
             self._prefill.advance(row.reading)
             if not row.reading.done:
-                return GenerationChunk("")
+                return None
         first = not row.token_ids
         logits = self._logits(row)  # (1, vocab) float32
         token = self._choose(row, logits)

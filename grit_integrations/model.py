@@ -83,7 +83,7 @@ class GritLM:
         revision: branch, tag or commit of a hub repository.
         device: such as `"cpu"` or `"cuda:1"`; by default the best one here.
         dtype: `"auto"` takes the checkpoint's precision, or float32 on a CPU that lacks it natively.
-        attn_implementation: transformers' attention kernel; `"sdpa"` by default.
+        attn_implementation: transformers' attention kernel; by default its `"sdpa"` without copies of the cache.
         quantization_config: a transformers quantisation config.
         device_map: transformers' placement over several devices.
         local_files_only: never ask the hub.
@@ -344,6 +344,16 @@ class GritLM:
             return
         plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
         self._cache(self._loaded()).prefetch(plan)
+
+    def stored(self, documents: Sequence[str]) -> list[bool]:
+        """Return for each document whether answers that begin with it start from stored keys and values.
+
+        Raises:
+            PromptError: a document that cannot become a prompt.
+            ContextOverflowError: a document longer than the window.
+        """
+        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
+        return self._cache(self._loaded()).stored(plans)
 
     def cache_documents(self, documents: Sequence[str], *, progress: bool | None = None) -> CacheReport:
         """Read documents now, each by itself, so that answers from one start from its keys and values.

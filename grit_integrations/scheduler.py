@@ -248,6 +248,8 @@ class Scheduler:
                 self._generates.remove(job)
                 job.channel.fail(error)
                 continue
+            if chunk is None:
+                continue
             if chunk.generation is not None:
                 self._generates.remove(job)
             job.channel.put(chunk)

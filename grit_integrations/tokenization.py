@@ -51,6 +51,7 @@ class PromptTokenizer:
         self._anchor = self._continuation_anchor()
         self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
         self._known = _KnownTexts()
+        self._digest: str | None = None
         self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
 
     def encode(self, parts: Sequence[Text]) -> list[int]:
@@ -117,6 +118,11 @@ class PromptTokenizer:
 
     def digest(self) -> str:
         """Return a digest of everything that decides token ids."""
+        if self._digest is None:  # the whole vocabulary is written out for it
+            self._digest = self._compute_digest()
+        return self._digest
+
+    def _compute_digest(self) -> str:
         return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
 
     def _fresh(self, text: str) -> list[int]:

@@ -87,9 +87,11 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
     import torch
     from transformers import AutoModelForCausalLM
 
+    from grit_integrations import attention
+
     device = _device(options)
     dtype = _dtype(options.dtype, checkpoint.dtype, device)
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation or "sdpa"}
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation or attention.register()}
     if options.quantization_config is not None:
         arguments["quantization_config"] = options.quantization_config
     if options.device_map is not None:

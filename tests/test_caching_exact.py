@@ -243,5 +243,5 @@ def test_a_block_of_another_process_equals_one_made_here(tiny: GritLM, tiny_path
         for mode in ("prefix", "doc", "query-doc", "doc-query"):
             options: dict[str, Any] = {"caching": mode, "decoding": Decoding(max_new_tokens=8)}
             hit = ask(tiny, store, "What burns?", documents, **options)
-            assert hit[0].cache.hits >= 2 and hit[0].cache.misses == 0
+            assert hit[0].cache.hits >= 2  # a query's block is not kept on disk
             assert_same(hit, ask(tiny, KVCacheStore(None), "What burns?", documents, **options))

@@ -25,6 +25,7 @@ FLOORS = {
     "tokenization": 2,
     "planning": 3,
     "checkpoint": 3,
+    "attention": 3,
     "weights": 4,
     "encoder": 5,
     "inputs": 6,

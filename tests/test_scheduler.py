@@ -150,14 +150,14 @@ async def test_the_event_loop_never_waits(tiny: GritLM) -> None:
 
 def test_an_error_reaches_only_its_caller(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = tiny._loaded().scheduler._decoder
-    original = decoder._forward
+    original = decoder._logits
 
     def failing(row: Any) -> torch.Tensor:
         if row.decoding.seed == 13 and len(row.token_ids) == 3:
             raise RuntimeError("out of memory, say")
         return original(row)
 
-    monkeypatch.setattr(decoder, "_forward", failing)
+    monkeypatch.setattr(decoder, "_logits", failing)
     bad = tiny.stream("hello", decoding=Decoding(max_new_tokens=20, temperature=1.0, seed=13))
     good = tiny.stream("hello", decoding=Decoding(max_new_tokens=20))
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -227,7 +227,7 @@ def test_closing_a_busy_scheduler_fails_its_work_clearly(tmp_path: Path) -> None
         for _ in stream:
             pass
     with pytest.raises(GritError, match="unloaded while it was being used"):
-        scheduler.generate([1, 2], SHORT)
+        grit.generate("hello", decoding=SHORT)
 
 
 def test_lazy_objects_load_at_first_use(tiny_path: Path) -> None:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
+from grit_integrations.cli.caching import model_cache, read_settings
 from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import WrappedStream, one_line, print_quotes, print_sources
+from grit_integrations.cli.output import WrappedStream, one_line, print_quotes, print_reuse, print_sources
 from grit_integrations.errors import ContextOverflowError, IngestError
-from grit_integrations.generation import Decoding
+from grit_integrations.generation import Caching, Decoding
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
-from grit_integrations.prompts import Message, rag_prompt
+from grit_integrations.prompts import Message
 from grit_integrations.quoting import best_quotes
 
 _QUOTES = 3
+_MARKERS = 16  # tokens, at most, around the instruction of an embedded query
+
+
+@contextmanager
+def open_answerer(
+    out: Console, store: Store, *, k: int, quote: bool | None, max_tokens: int, caching: Caching | None
+) -> Iterator[Answerer]:
+    """Open the index's KV cache for answers, in the index's mode unless another is asked for, and close it at the end.
+
+    Quoting reads sentences, which nobody asks about again, so it keeps nothing.
+
+    Raises:
+        IngestError: the store is empty.
+    """
+    answerer = Answerer(out, store, k=k, quote=quote, max_tokens=max_tokens)
+    wanted = caching or read_settings(store.directory).caching
+    with model_cache(store, "off" if answerer.quote else wanted):
+        yield answerer
 
 
 class Answerer:
@@ -22,7 +42,7 @@ class Answerer:
 
     Args:
         out: where answers are printed.
-        store: what they are from.
+        store: what they are from; the caching mode is its model's.
         k: passages to retrieve.
         quote: show sentences of the passages instead of text that the model writes; by default for grit-mini only.
         max_tokens: the longest answer that is written.
@@ -54,8 +74,7 @@ class Answerer:
         print_sources(self.out, used)
 
     def _quote(self, question: str, hits: Sequence[Hit]) -> None:
-        passages = [hit.document.page_content for hit in hits]
-        quotes = best_quotes(self.store.model, question, passages, limit=_QUOTES, instruction=QUERY_INSTRUCTION)
+        quotes = best_quotes(self.store.model, question, _texts(hits), limit=_QUOTES, instruction=QUERY_INSTRUCTION)
         print_quotes(self.out, quotes, note=self.bundled)
         said = one_line(quotes[0].text) if quotes else "(nothing)"
         self.history += [Message("user", question), Message("assistant", said)]
@@ -63,27 +82,33 @@ class Answerer:
     def _write(self, question: str, hits: Sequence[Hit]) -> list[Hit]:
         """Stream the model's answer and return the passages that fitted into its prompt."""
         used, messages = self._fitting(question, hits)
-        said = []
-        shown = WrappedStream(self.out)
-        with self.store.model.stream(messages, decoding=self.decoding) as stream:
+        stream = self.store.model.stream(
+            messages, _texts(used), decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
+        )
+        shown, generation = WrappedStream(self.out), None
+        with stream:
             for chunk in stream:
-                said.append(chunk.text)
                 shown.add(chunk.text)
+                generation = chunk.generation
         shown.end()
+        assert generation is not None  # the last chunk has it
         if len(used) < len(hits):
             left = len(hits) - len(used)
             self.out.print(f"[dim]{left} of {len(hits)} passages did not fit into the model's window.[/]")
-        self.history += [Message("user", question), Message("assistant", "".join(said))]
+        print_reuse(self.out, generation)
+        self.history += [Message("user", question), Message("assistant", generation.text)]
         return used
 
     def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Message]]:
         """Drop the oldest turns, then the farthest passages, until the prompt fits."""
-        room = self.store.model.window - self.decoding.max_new_tokens
+        grit = self.store.model
+        room = grit.window - self.decoding.max_new_tokens
+        if "query" in grit.caching:  # the instruction is part of the prompt then, and not counted below
+            room -= grit.count_tokens(QUERY_INSTRUCTION) + _MARKERS
         history, used = list(self.history), list(hits)
         while True:
-            prompt = rag_prompt(question, [hit.document.page_content for hit in used])
-            messages = [*history, Message("user", prompt)]
-            needed = self.store.model.count_message_tokens(messages)
+            messages = [*history, Message("user", question)]
+            needed = grit.count_message_tokens(messages, _texts(used))
             if needed <= room:
                 return used, messages
             if not (history or used):
@@ -95,3 +120,7 @@ class Answerer:
                 del history[:2]
             else:
                 used.pop()
+
+
+def _texts(hits: Sequence[Hit]) -> list[str]:
+    return [hit.document.page_content for hit in hits]

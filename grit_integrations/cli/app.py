@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from grit_integrations.cli.output import console, print_error
-from grit_integrations.errors import GritError
+from grit_integrations.errors import GritError, OptionError
+from grit_integrations.generation import CACHINGS, Caching
 
+Precision = Literal["native", "int8"]  # as kv.blocks has it, which would load torch for a help page
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -29,6 +33,27 @@ class GritGroup(TyperGroup):
                 raise
             print_error(error)
             raise typer.Exit(1) from None
+
+
+def examples(*lines: str) -> str:
+    """Lay out examples as the end of a help page."""
+    return "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines)])
+
+
+def one_of(values: Sequence[str]) -> Callable[[typer.CallbackParam, str | None], str | None]:
+    """Return a check of an option that has only so many values."""
+
+    def check(option: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in values:
+            raise OptionError(f"{option.opts[0]} {value} is unknown. Use one of {', '.join(values)}.")
+        return value
+
+    return check
+
+
+def is_terminal() -> bool:
+    """Whether somebody can answer what a command asks."""
+    return sys.stdin.isatty()
 
 
 def _set_debug(ctx: typer.Context, value: bool) -> bool:
@@ -64,6 +89,18 @@ QuoteOption = Annotated[
     ),
 ]
 PassagesOption = Annotated[int, typer.Option("-k", "--passages", min=1, max=100, help="How many passages to retrieve.")]
+AnswerCachingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--caching",
+        callback=one_of(CACHINGS),
+        metavar="MODE",
+        help="What of a prompt is read from the KV cache: off, prefix, doc, query, query-doc or doc-query.",
+        show_default="as the index was made",
+    ),
+]
 TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer that is written.")]
 
 DEFAULT_STORE = Path(".grit")
+INDEX_CACHINGS: tuple[Caching, ...] = ("off", "prefix", "doc")  # modes whose blocks are made of passages alone
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -12,20 +11,29 @@ from rich.table import Table
 
 from grit_integrations.cli.app import (
     DEFAULT_STORE,
+    INDEX_CACHINGS,
+    PRECISIONS,
+    AnswerCachingOption,
     DebugOption,
     DeviceOption,
     GritGroup,
     ModelOption,
     PassagesOption,
+    Precision,
     QuoteOption,
     StoreOption,
     TokensOption,
+    examples,
+    is_terminal,
+    one_of,
 )
-from grit_integrations.cli.output import console, indexing_bar, print_error, shown_path
+from grit_integrations.cli.cache import cache_app
+from grit_integrations.cli.output import console, print_error, shown_path
 from grit_integrations.errors import GritError
 
 if TYPE_CHECKING:
     from grit_integrations.cli.answering import Answerer
+    from grit_integrations.generation import Caching
 
 app = typer.Typer(
     name="grit",
@@ -40,13 +48,11 @@ app = typer.Typer(
 )
 
 
-def _examples(*lines: str) -> str:
-    """Lay out examples as the end of a help page."""
-    return "\n\n".join(["[bold]Examples[/]", *(f"[cyan]{line}[/]" for line in lines)])
+app.add_typer(cache_app)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "grit demo",
         "grit demo --store demo-store   [dim]# keep the index; the second run starts at once[/]",
         "grit demo --model GritLM/GritLM-7B --device cuda --free",
@@ -79,10 +85,11 @@ def demo(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "grit index notes/ manual.pdf",
         "grit index docs/ --store ~/indexes/docs",
         "grit index docs/   [dim]# again: only what changed is read[/]",
+        "grit index docs/ --caching doc --precision int8   [dim]# answers start sooner[/]",
         "grit index --forget old-notes/   [dim]# drop what was indexed from there[/]",
     )
 )
@@ -93,6 +100,36 @@ def index(
     passage_tokens: Annotated[
         int | None,
         typer.Option("--passage-tokens", help="Longest passage of a new store.", show_default="192"),
+    ] = None,
+    caching: Annotated[
+        str | None,
+        typer.Option(
+            "--caching",
+            callback=one_of(INDEX_CACHINGS),
+            metavar="MODE",
+            help="Keep what the model has read of each passage, so that answers start sooner. [bold]off[/]: nothing; "
+            "[bold]prefix[/]: answers stay as they are; [bold]doc[/]: passages are read apart from each other, once.",
+            show_default="the index's, else off",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            callback=one_of(PRECISIONS),
+            metavar="KIND",
+            help="How that is kept: [bold]native[/], or [bold]int8[/] in less room and not exact.",
+            show_default="the index's, else native",
+        ),
+    ] = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-size",
+            metavar="SIZE",
+            help="The room that it may take, such as 500MB or 20GB.",
+            show_default="the index's, else 10GB",
+        ),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Remove these paths from the store instead.")] = False,
     model: ModelOption = None,
@@ -105,40 +142,21 @@ def index(
 
     Files that cannot be read are listed. After Ctrl-C, the next run goes on from there.
     """
-    from grit_integrations.cli.models import model_for_store
-    from grit_integrations.ingest import Store, find_files
+    from grit_integrations.cli.indexing import IndexOptions, forget_files, index_files
 
-    out = console()
-    if not forget:
-        find_files(paths)  # a wrong path is refused before a store is made
-    grit = model_for_store(store, model, device)
-    opened = Store(store, grit, create=not forget, passage_tokens=passage_tokens)
-    if forget:
-        report = opened.forget(paths)
-    else:
-        with indexing_bar(out) as show:
-            report = opened.index(paths, on_progress=show)
-    parts = [
-        f"[{colour}]{len(files)} {what}[/]"
-        for what, colour, files in (
-            ("added", "green", report.added),
-            ("changed", "green", report.changed),
-            ("unchanged", "dim", report.unchanged),
-            ("removed", "yellow", report.removed),
-            ("not readable", "red", report.failed),
-        )
-        if files
-    ]
-    if report.ignored:
-        parts.append(f"[dim]{report.ignored} of other kinds[/]")
-    out.print(f"Files: {', '.join(parts) or 'none to index'}")
-    for file, reason in report.failed.items():
-        out.print(f"  [red]{escape(shown_path(file))}[/]: {escape(reason)}")
-    out.print(f"Passages: {opened.count():,} in {escape(shown_path(store))}")
+    options = IndexOptions(
+        passage_tokens=passage_tokens,
+        caching=cast("Caching | None", caching),
+        precision=cast("Precision | None", precision),
+        cache_size=cache_size,
+        model=model,
+        device=device,
+    )
+    (forget_files if forget else index_files)(console(), store, paths, options)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         'grit ask "How far away is the Moon?"',
         'grit ask "What does clause 7 say?" --store ~/indexes/contracts -k 8',
         'grit ask "Why do stars shine?" --model GritLM/GritLM-7B --free',
@@ -151,20 +169,22 @@ def ask(
     k: PassagesOption = 4,
     quote: QuoteOption = None,
     max_tokens: TokensOption = 256,
+    caching: AnswerCachingOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Answer one question from the indexed files, then show the passages it came from."""
-    from grit_integrations.cli.answering import Answerer
+    from grit_integrations.cli.answering import open_answerer
     from grit_integrations.cli.models import open_store
 
-    answerer = Answerer(console(), open_store(store, model, device), k=k, quote=quote, max_tokens=max_tokens)
-    answerer.answer(question)
+    opened, mode = open_store(store, model, device), cast("Caching | None", caching)
+    with open_answerer(console(), opened, k=k, quote=quote, max_tokens=max_tokens, caching=mode) as answerer:
+        answerer.answer(question)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "grit chat",
         "grit chat --store ~/indexes/docs --model GritLM/GritLM-7B",
         "echo 'How far away is the Moon?' | grit chat",
@@ -176,31 +196,22 @@ def chat(
     k: PassagesOption = 4,
     quote: QuoteOption = None,
     max_tokens: TokensOption = 256,
+    caching: AnswerCachingOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Ask one question after another; what was said before is part of each prompt. Ctrl-D or /quit ends."""
-    from grit_integrations.cli.answering import Answerer
+    from grit_integrations.cli.answering import open_answerer
     from grit_integrations.cli.models import open_store
 
-    out = console()
-    answerer = Answerer(out, open_store(store, model, device), k=k, quote=quote, max_tokens=max_tokens)
-    prompting = _is_terminal()
-    if prompting:
-        out.print("[dim]Ask a question; /new forgets the conversation, /quit ends.[/]")
-    while (line := _next_line(prompting)) is not None:
-        if line == "/quit":
-            break
-        if line == "/new":
-            answerer.history.clear()
-        elif line:
-            _answer(answerer, line, keep_going=prompting)
-            out.print()
+    opened, mode = open_store(store, model, device), cast("Caching | None", caching)
+    with open_answerer(console(), opened, k=k, quote=quote, max_tokens=max_tokens, caching=mode) as answerer:
+        _talk(answerer)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "grit train examples/training/grit-mini.toml",
         "grit train recipe.toml --device cuda",
         "grit train recipe.toml --fresh   [dim]# start over instead of resuming[/]",
@@ -233,7 +244,7 @@ def train(
 
 
 @app.command(
-    epilog=_examples("grit info", "grit info --model GritLM/GritLM-7B --device cuda", "grit info --store docs-store")
+    epilog=examples("grit info", "grit info --model GritLM/GritLM-7B --device cuda", "grit info --store docs-store")
 )
 def info(
     *,
@@ -254,8 +265,19 @@ def info(
     console().print(table)
 
 
-def _is_terminal() -> bool:
-    return sys.stdin.isatty()
+def _talk(answerer: Answerer) -> None:
+    """Answer each line of the input until it ends."""
+    prompting = is_terminal()
+    if prompting:
+        answerer.out.print("[dim]Ask a question; /new forgets the conversation, /quit ends.[/]")
+    while (line := _next_line(prompting)) is not None:
+        if line == "/quit":
+            break
+        if line == "/new":
+            answerer.history.clear()
+        elif line:
+            _answer(answerer, line, keep_going=prompting)
+            answerer.out.print()
 
 
 def _answer(answerer: Answerer, question: str, *, keep_going: bool) -> None:

@@ -16,9 +16,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from grit_integrations.kv.sizes import format_size
+
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
+    from grit_integrations.generation import Generation
     from grit_integrations.ingest import Hit
     from grit_integrations.ingest import Progress as IndexProgress
     from grit_integrations.quoting import Quote
@@ -144,17 +147,29 @@ def print_sources(out: Console, hits: Sequence[Hit]) -> None:
         out.print(line.append(f"  {title}", style="dim"), soft_wrap=True)
 
 
-@contextmanager
-def indexing_bar(out: Console) -> Iterator[Callable[[IndexProgress], None]]:
-    """Show a bar while files are indexed, on a terminal only; yields what takes the progress."""
+def _bar(out: Console, name: str) -> Progress:
     columns = (
-        TextColumn("Indexing"),
+        TextColumn(name),
         BarColumn(bar_width=32),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("[dim]{task.description}"),
     )
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+
+@contextmanager
+def caching_bar(out: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar while passages are read into the KV cache, on a terminal only; yields what counts them."""
+    with _bar(out, "Caching") as bar:
+        task = bar.add_task(f"{total:,} passages", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def indexing_bar(out: Console) -> Iterator[Callable[[IndexProgress], None]]:
+    """Show a bar while files are indexed, on a terminal only; yields what takes the progress."""
+    with _bar(out, "Indexing") as bar:
         task = bar.add_task("", total=None)
 
         def show(progress: IndexProgress) -> None:
@@ -162,6 +177,42 @@ def indexing_bar(out: Console) -> Iterator[Callable[[IndexProgress], None]]:
             bar.update(task, total=max(progress.total, 1), completed=progress.done, description=name)
 
         yield show
+
+
+def print_reuse(out: Console, generation: Generation) -> None:
+    """Print how much of a prompt was read from the KV cache and what that gained, unless caching was off."""
+    cache, usage = generation.cache, generation.usage
+    if cache.mode == "off":
+        return
+    read, whole = usage.cache_read_tokens, usage.prompt_tokens
+    share = f" ({100 * read / whole:.0f} %)" if read else ""
+    parts = [
+        f"cache: {read:,} of {whole:,} prompt tokens read{share}",
+        f"first token after {generation.timings.time_to_first_token:.2f} s",
+    ]
+    if cache.seconds_saved is not None and cache.seconds_saved >= 0.05:
+        parts.append(f"{cache.seconds_saved:.1f} s saved")
+    if cache.declined:
+        parts.append(f"{counted(len(cache.declined), 'block')} computed, which is faster here")
+    out.print(f"[dim]{' · '.join(parts)}[/]")
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number and what is counted, in the plural unless there is one.
+
+    >>> counted(1, "block"), counted(1200, "block")
+    ('1 block', '1,200 blocks')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def disk_size(count: int) -> str:
+    """Return bytes on disk in the decimal units that `--cache-size` takes.
+
+    >>> disk_size(10_000_000_000)
+    '10 GB'
+    """
+    return format_size(count).replace(".0 ", " ")
 
 
 def byte_size(count: float) -> str:

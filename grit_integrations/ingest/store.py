@@ -170,6 +170,15 @@ class Store:
         """Return how many passages the store holds."""
         return len(self.records.list_keys())
 
+    def texts(self, files: Sequence[str] | None = None) -> list[str]:
+        """Return the passages' texts, of some files or of all."""
+        if files is None:
+            return list(self.collection.get(include=["documents"])["documents"] or [])
+        texts: list[str] = []
+        for batch in _batches(list(files)):
+            texts += self.collection.get(where={"source": {"$in": [*batch]}}, include=["documents"])["documents"] or []
+        return texts
+
     def search(self, query: str, k: int = 4) -> list[Hit]:
         """Return the `k` passages nearest to the query, best first."""
         found = self.vectors.similarity_search_with_score(query, k=k)
@@ -353,15 +362,20 @@ def read_card(directory: str | Path) -> dict[str, Any] | None:
     return card
 
 
+def write_card(directory: Path, card: dict[str, Any]) -> None:
+    """Write `store.json`, whole or not at all."""
+    draft = directory / f"{_CARD}.{os.getpid()}"
+    draft.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    draft.replace(directory / _CARD)
+
+
 def _new_card(directory: Path, model: GritLM, passage_tokens: int) -> dict[str, Any]:
     from grit_integrations.chroma import VectorOrigin
 
     PassageSplitter(model, passage_tokens)  # refuse an impossible size before anything is written
     card = {"format": FORMAT, "origin": asdict(VectorOrigin.of(model)), "passage_tokens": passage_tokens}
     directory.mkdir(parents=True, exist_ok=True)
-    draft = directory / f"{_CARD}.{os.getpid()}"
-    draft.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    draft.replace(directory / _CARD)
+    write_card(directory, card)
     return card
 
 

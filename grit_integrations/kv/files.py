@@ -240,7 +240,7 @@ def _header(file: FileIO, path: Path) -> Header:
         raise _corrupt(path, f"{size} bytes do not hold a whole header")
     try:
         header, end = _parse(json.loads(file.read(length)), 8 + length)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, f"its header cannot be read ({type(error).__name__}: {error})") from error
     if end != size:
         raise _corrupt(path, f"it has {size} bytes and its header describes {end}")

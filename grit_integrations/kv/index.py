@@ -84,7 +84,7 @@ class Index:
         self._db = sqlite3.connect(target, uri=True, check_same_thread=False, timeout=wait, isolation_level=None)
         try:
             self._prepare(write=mode in ("rwc", "memory"), checkpoints=checkpoints)
-        except sqlite3.Error:
+        except BaseException:
             self._db.close()
             raise
 

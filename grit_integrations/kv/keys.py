@@ -41,7 +41,7 @@ class KeySpace:
 
     @property
     def hardware(self) -> str:
-        """Name what a speed that was measured here belongs to: this model, in this precision, on this kind of device."""
+        """What a measured speed belongs to: this model, in this precision, on this kind of device."""
         return f"{self.model}/{self.dtype}/{self.device}"
 
     def root(self) -> bytes:

@@ -125,7 +125,7 @@ class Worker:
         self._current: tuple[str, Job] | None = None
         self._bytes = self._last = 0
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
     @property
@@ -192,7 +192,7 @@ class Worker:
             last = self._last
             while self._first() <= last:
                 left = None if deadline is None else deadline - monotonic()
-                if (left is not None and left <= 0) or self._thread is threading.current_thread():
+                if (left is not None and left <= 0) or self.thread is threading.current_thread():
                     return False
                 self._changed.wait(left)
             return True
@@ -202,8 +202,8 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
 
     def _first(self) -> float:
         """Return the number of the oldest job that is not done."""
@@ -212,9 +212,9 @@ class Worker:
         return next((job.number for job in self._jobs.values()), float("inf"))
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self.thread.start()
 
     def _work(self) -> None:
         while (job := self._next()) is not None:

@@ -42,8 +42,8 @@ class Rope:
         """
         if self.kind not in SHIFTABLE:
             raise CacheError(
-                f"This model's RoPE is of the kind {self.kind!r}, whose angles change with the length of the prompt, so "
-                f"a document cannot be moved to another position exactly (kinds that can: {', '.join(SHIFTABLE)}). "
+                f"This model's RoPE is of the kind {self.kind!r}, whose angles change with the length of the prompt, "
+                f"so a document cannot be moved to another position exactly (kinds that can: {', '.join(SHIFTABLE)}). "
                 "Use caching='prefix' or 'off'."
             )
 

@@ -41,7 +41,8 @@ from grit_integrations.kv.sizes import format_size, parse_size
 
 _log = logging.getLogger(__name__)
 
-_FAULTS = (OSError, sqlite3.Error, CacheError, MemoryError)
+# Damaged tables make sqlite give messages, or values, that Python cannot read.
+_FAULTS = (OSError, sqlite3.Error, UnicodeDecodeError, CacheError, MemoryError)
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NOT_DAMAGED = ("locked", "busy", "I/O error", "unable to open", "readonly", "is full")  # what sqlite says then
 _PATIENCE = 10.0  # seconds that background work waits for another process's transaction
@@ -357,10 +358,10 @@ class Disk:
                 back = Index(path, wait=_PATIENCE)
                 try:
                     back.check()
-                except sqlite3.Error:
+                except BaseException:
                     back.close()
                     raise
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if any(sign in str(error) for sign in _NOT_DAMAGED):
                     raise
                 _log.warning("%s is not usable (%s); it is rebuilt from the files.", path, error)
@@ -383,8 +384,7 @@ class Disk:
         # Rows first: one that is written meanwhile is not in this list, rather than seeming to lack its file.
         rows = {row.file: row for row in self._back.rows()}
         files = self._folder.scan()
-        names = {path.name for path in files}
-        missing = sum(self._forget(row) for row in rows.values() if row.file not in names)
+        missing = sum(self._forget(row) for row in rows.values() if self._folder.path(row.file) not in files)
         strangers = []
         for path, size in files.items():
             row = rows.get(path.name)
@@ -431,9 +431,10 @@ class Disk:
         self._tally.add("quarantined")
         self.report(path.name, str(error))
         self._folder.quarantine(path)
-        self._trusted.pop(path.name, None)
-        with suppress(sqlite3.Error):
-            self._back.forget(key_of(path.name) or "", path.name)
+        if path == self._folder.path(path.name):
+            self._trusted.pop(path.name, None)
+            with suppress(sqlite3.Error):
+                self._back.forget(key_of(path.name) or "", path.name)
 
     def report(self, about: str, message: str) -> None:
         """Log a warning, once about each thing."""
@@ -478,6 +479,10 @@ class _Tiers:
             pass  # counted and reported where it was found
         except _FAULTS:
             self.tally.add("read_failures")
+
+    def owns(self, thread: threading.Thread) -> bool:
+        """Whether a thread is the writer or the loader."""
+        return self.loader.thread is thread or (self.disk is not None and self.disk.writer.thread is thread)
 
     def close(self) -> None:
         """Write what waits and end the threads."""
@@ -559,8 +564,9 @@ class KVCacheStore:
         """
         if (tiers := self._open()) is None:
             return None
-        block = tiers.ram.get(key) or (tiers.disk.writer.block(key) if tiers.disk else None)
-        found = "hits_ram"
+        block, found = tiers.ram.get(key), "hits_ram"
+        if block is None and tiers.disk is not None:
+            block = tiers.disk.writer.block(key)
         if block is None:
             found = "hits_disk"
             with self._recovering("read_failures"):
@@ -587,7 +593,7 @@ class KVCacheStore:
         """
         if not is_key(key):
             raise OptionError(f"{key!r} is not a key. Keys are 2 to 128 lower-case hexadecimal digits.")
-        if (tiers := self._open()) is None:
+        if (tiers := self._open()) is None or len(block) == 0:
             return False
         nbytes = block.nbytes
         kept = tiers.ram.put(key, Entry(block, self._namespace, nbytes))
@@ -903,7 +909,11 @@ if hasattr(os, "register_at_fork"):
 
 def _close(pid: int, tiers: _Tiers) -> None:
     """Close what an object left open that was collected, or is still there when Python ends."""
-    if os.getpid() == pid:
+    if os.getpid() != pid:
+        return
+    if tiers.owns(threading.current_thread()):  # the collector may run there, and a thread cannot wait for itself
+        threading.Thread(target=tiers.close, name="kv-closer").start()
+    else:
         tiers.close()
 
 

@@ -1,4 +1,4 @@
-"""LangChain adapters: embeddings, chat model and text completion from one GritLM.
+"""LangChain adapters: embeddings, chat model, text completion and retrieval from one GritLM.
 
 ```python
 from grit_integrations import GritLM
@@ -11,10 +11,13 @@ embeddings, chat = GritEmbeddings(model=grit), ChatGrit(model=grit)  # one set o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     from grit_integrations.langchain.chat import ChatGrit
     from grit_integrations.langchain.embeddings import GritEmbeddings
     from grit_integrations.langchain.llm import GritLLM
+    from grit_integrations.langchain.retriever import GritRetriever
 except ModuleNotFoundError as error:
     if error.name != "langchain_core":  # a broken install shows its true cause
         raise
@@ -22,4 +25,16 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("langchain-core", "langchain") from error
 
-__all__ = ["ChatGrit", "GritEmbeddings", "GritLLM"]
+if TYPE_CHECKING:
+    from grit_integrations.langchain.middleware import GritRAGMiddleware
+
+__all__ = ["ChatGrit", "GritEmbeddings", "GritLLM", "GritRAGMiddleware", "GritRetriever"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the middleware when it is asked for: it needs LangChain's agents, the rest only its core."""
+    if name != "GritRAGMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from grit_integrations.langchain.middleware import GritRAGMiddleware
+
+    return GritRAGMiddleware

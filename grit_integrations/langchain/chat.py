@@ -1,7 +1,8 @@
 """ChatGrit: the generative half of a GritLM as a LangChain chat model.
 
-Input: `messages.as_turns` turns LangChain's messages into turns, `options.GenerationOptions._request` settles the
-options. Output: the functions at the end shape the core's chunks and generations. The methods between only hand over.
+Input: `messages.as_turns` turns LangChain's messages into turns, `documents.known_texts` finds the documents that
+tools left beside them, `options.GenerationOptions._request` settles the options, `documents=` among them. Output: the
+functions at the end shape the core's chunks and generations. The methods between only hand over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, model_validator
 from typing_extensions import Self
@@ -23,6 +24,7 @@ from typing_extensions import Self
 from grit_integrations import __version__
 from grit_integrations.errors import EmptyTextError, GritError
 from grit_integrations.generation import Generation, GenerationChunk, Usage
+from grit_integrations.langchain.documents import known_texts
 from grit_integrations.langchain.messages import as_turns
 from grit_integrations.langchain.options import (
     GenerationOptions,
@@ -67,6 +69,19 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         >>> chat.invoke("What pumps blood?", max_tokens=2).usage_metadata["output_tokens"] <= 2
         True
 
+    Answer from documents:
+        Documents or strings, in the words of the GRIT paper. What is read of them once is not read again; documents
+        in a `ToolMessage.artifact`, and those that a `GritRetriever` returned, are found in the prompt too.
+
+        >>> from langchain_core.documents import Document
+        >>> heart = Document("The heart is a muscle that pumps blood through the vessels of the body. " * 4)
+        >>> first = chat.invoke("What pumps blood?", documents=[heart])
+        >>> second = chat.invoke("What is the heart?", documents=[heart])
+        >>> second.usage_metadata["input_token_details"]["cache_read"] > 0
+        True
+        >>> second.text == chat.invoke("What is the heart?", documents=[heart], caching="off").text
+        True
+
     Token usage:
         >>> usage = answer.usage_metadata
         >>> usage["input_tokens"] + usage["output_tokens"] == usage["total_tokens"]
@@ -74,7 +89,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
 
     Response metadata:
         >>> sorted(answer.response_metadata)
-        ['finish_reason', 'model_name', 'model_provider', 'timings']
+        ['cache', 'finish_reason', 'model_name', 'model_provider', 'timings']
 
     Raises:
         OptionError: an unknown option of a call, or a value outside its range, before any work.
@@ -137,7 +152,8 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         request = self._request(stop, kwargs)
-        generation = request.grit.generate(as_turns(messages), decoding=request.decoding)
+        options = request.options(known_texts(messages))
+        generation = request.grit.generate(as_turns(messages), request.documents, **options)
         return _result(generation, request.grit.name)
 
     async def _agenerate(
@@ -148,7 +164,8 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         request = self._request(stop, kwargs)
-        generation = await request.grit.agenerate(as_turns(messages), decoding=request.decoding)
+        options = request.options(known_texts(messages))
+        generation = await request.grit.agenerate(as_turns(messages), request.documents, **options)
         return _result(generation, request.grit.name)
 
     def _stream(
@@ -159,7 +176,8 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(stop, kwargs)
-        with request.grit.stream(as_turns(messages), decoding=request.decoding) as stream:
+        options = request.options(known_texts(messages))
+        with request.grit.stream(as_turns(messages), request.documents, **options) as stream:
             for piece in filter(says_something, stream):
                 chunk = _chunk(piece, request.grit.name)
                 if run_manager:
@@ -174,7 +192,8 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(stop, kwargs)
-        async with await request.grit.astream(as_turns(messages), decoding=request.decoding) as stream:
+        options = request.options(known_texts(messages))
+        async with await request.grit.astream(as_turns(messages), request.documents, **options) as stream:
             async for piece in stream:
                 if not says_something(piece):
                     continue
@@ -215,7 +234,12 @@ def _chunk(piece: GenerationChunk, name: str) -> ChatGenerationChunk:
 
 def _usage(usage: Usage) -> UsageMetadata:
     return UsageMetadata(
-        input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens, total_tokens=usage.total_tokens
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details=InputTokenDetails(
+            cache_read=usage.cache_read_tokens, cache_creation=usage.cache_creation_tokens
+        ),
     )
 
 

@@ -122,7 +122,7 @@ class GritLLM(GenerationOptions, BaseLLM):
     ) -> LLMResult:
         request = self._request(stop, kwargs)
         with ExitStack() as running:  # an error of one closes them all
-            start = partial(request.grit.stream, decoding=request.decoding)
+            start = partial(request.grit.stream, documents=request.documents, **request.options())
             streams = [running.enter_context(start(prompt)) for prompt in prompts]
             return _result([stream.result() for stream in streams], request.grit.name)
 
@@ -135,7 +135,7 @@ class GritLLM(GenerationOptions, BaseLLM):
     ) -> LLMResult:
         request = self._request(stop, kwargs)
         async with AsyncExitStack() as running:
-            start = partial(request.grit.astream, decoding=request.decoding)
+            start = partial(request.grit.astream, documents=request.documents, **request.options())
             streams = [await running.enter_async_context(await start(prompt)) for prompt in prompts]
             return _result([await stream.aresult() for stream in streams], request.grit.name)
 
@@ -147,7 +147,7 @@ class GritLLM(GenerationOptions, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[LLMGenerationChunk]:
         request = self._request(stop, kwargs)
-        with request.grit.stream(prompt, decoding=request.decoding) as stream:
+        with request.grit.stream(prompt, request.documents, **request.options()) as stream:
             for piece in filter(says_something, stream):
                 chunk = _chunk(piece, request.grit.name)
                 if run_manager:
@@ -162,7 +162,7 @@ class GritLLM(GenerationOptions, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[LLMGenerationChunk]:
         request = self._request(stop, kwargs)
-        async with await request.grit.astream(prompt, decoding=request.decoding) as stream:
+        async with await request.grit.astream(prompt, request.documents, **request.options()) as stream:
             async for piece in stream:
                 if not says_something(piece):
                     continue
@@ -201,4 +201,6 @@ def _token_usage(usage: Usage) -> dict[str, int]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_creation_tokens": usage.cache_creation_tokens,
     }

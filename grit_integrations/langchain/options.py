@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from langchain_core.caches import BaseCache
@@ -24,7 +25,17 @@ from pydantic import (
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import Decoding, Generation, GenerationChunk, TokenLogprob
+from grit_integrations.generation import (
+    OPTION_ALIASES,
+    Caching,
+    Decoding,
+    Generation,
+    GenerationChunk,
+    TokenLogprob,
+)
+from grit_integrations.inputs import check_caching
+from grit_integrations.langchain.documents import as_texts
+from grit_integrations.model import GenerationOptions as CoreOptions
 from grit_integrations.model import GritLM, default_device, default_source
 
 PROVIDER = "grit"
@@ -32,6 +43,10 @@ PROVIDER = "grit"
 # What LangChain's constructors pass to every provider and what has no meaning for a model in this process.
 _REMOTE_ONLY = frozenset({"api_key", "base_url", "default_headers", "max_retries", "request_timeout", "timeout"})
 _SAMPLING = ("temperature", "max_tokens", "top_p", "top_k", "seed", "repetition_penalty", "stop")
+_CALL_OPTIONS = frozenset(
+    {*(option.name for option in fields(Decoding)), *OPTION_ALIASES}
+    | {"model", "top_logprobs", "caching", "documents", "stream"}
+)
 
 
 def _path_to_str(value: Any) -> Any:
@@ -40,6 +55,12 @@ def _path_to_str(value: Any) -> Any:
 
 def _str_to_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _known_mode(value: Any) -> Any:
+    if value is not None:
+        check_caching(value)
+    return value
 
 
 ModelField = Annotated[
@@ -56,6 +77,12 @@ class Request:
 
     grit: GritLM
     decoding: Decoding
+    caching: Caching
+    documents: tuple[str, ...] = ()
+
+    def options(self, known_documents: Sequence[str] = ()) -> CoreOptions:
+        """Return the core's options; `known_documents` may stand verbatim in the messages."""
+        return {"decoding": self.decoding, "caching": self.caching, "known_documents": known_documents}
 
 
 class ModelSource(BaseModel):
@@ -154,6 +181,9 @@ class GenerationOptions(ModelSource):
     top_logprobs: int | None = None
     """Report so many alternatives of each token too."""
 
+    caching: Annotated[Caching | None, BeforeValidator(_known_mode)] = None
+    """What of a prompt is read once and kept, such as `"prefix"` or `"doc"`. Default: the model's own mode."""
+
     streaming: bool | None = None
     """Whether `invoke` streams to attached callbacks. `stream` always does."""
 
@@ -182,18 +212,24 @@ class GenerationOptions(ModelSource):
         Raises:
             OptionError: an unknown option, or a value outside its range; nothing has been done yet.
         """
+        _refuse_unknown(set(options), _CALL_OPTIONS)
         call = {name: value for name, value in options.items() if name != "stream" and value is not None}
         grit = self._find(call.pop("model", self.model))
+        caching, documents = call.pop("caching", self.caching), as_texts(call.pop("documents", None))
+        if caching is not None:
+            check_caching(caching)
         wanted, top = call.pop("logprobs", self.logprobs), call.pop("top_logprobs", self.top_logprobs)
         own = Decoding().with_options(**{name: getattr(self, name) for name in _SAMPLING})
-        return Request(grit, own.with_options(**call).with_options(stop=stop, logprobs=_alternatives(wanted, top)))
+        decoding = own.with_options(**call).with_options(stop=stop, logprobs=_alternatives(wanted, top))
+        return Request(grit, decoding, caching or grit.caching, documents)
 
     def _identity(self, request: Request) -> dict[str, Any]:
         """Return everything that decides an answer beside the prompt, without opening a file."""
         grit, decoding = request.grit, asdict(request.decoding)
         decoding["max_tokens"] = decoding.pop("max_new_tokens")
         decoding["stop_sequences"] = decoding.pop("stop")  # LangChain overwrites "stop" with the call's
-        return {"model": grit.name, "revision": grit.revision, "load": grit.load_options.key(), **decoding}
+        reading = {"caching": request.caching, "precision": _precision(grit), "documents": _digest(request.documents)}
+        return {"model": grit.name, "revision": grit.revision, "load": grit.load_options.key(), **reading, **decoding}
 
     def _answer_key(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return `_identity` and the checkpoint's digest; the first time, this reads the checkpoint's small files."""
@@ -227,6 +263,7 @@ def response_metadata(generation: Generation, name: str) -> dict[str, Any]:
         "model_provider": PROVIDER,
         "finish_reason": generation.finish_reason,
         "timings": asdict(generation.timings),  # seconds
+        "cache": {**asdict(generation.cache), "declined": list(generation.cache.declined)},
     }
 
 
@@ -255,6 +292,17 @@ def _alternatives(wanted: object, top: int | None) -> int | None:
     if wanted is not None and not isinstance(wanted, bool):
         raise OptionError(f"logprobs={wanted!r} is not possible. It must be True or False; see top_logprobs.")
     return None if wanted is False or (wanted is None and top is None) else top or 0
+
+
+def _precision(grit: GritLM) -> str:
+    """Return how precisely blocks are stored: what was rounded may lead to another answer."""
+    return "native" if grit.kv_store is None else grit.kv_store.precision
+
+
+def _digest(documents: Sequence[str]) -> str:
+    """Return a name for documents and their order; without any, an empty one."""
+    joined = repr(tuple(documents)).encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(joined, digest_size=16).hexdigest() if documents else ""
 
 
 def _refuse_unknown(names: Set[str], known: Set[str]) -> None:

@@ -11,8 +11,22 @@ except ImportError as error:
 
     raise MissingExtraError("llama-index-core", "llama-index") from error
 
+from grit_integrations.llama_index.chat_engine import GritChatEngine
 from grit_integrations.llama_index.embeddings import GritEmbedding
+from grit_integrations.llama_index.events import KVCacheEvent
 from grit_integrations.llama_index.llm import GritLLM
+from grit_integrations.llama_index.query_engine import GritQueryEngine
+from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.settings import install
+from grit_integrations.llama_index.synthesizer import GritSynthesizer
 
-__all__ = ["GritEmbedding", "GritLLM", "install"]
+__all__ = [
+    "GritChatEngine",
+    "GritEmbedding",
+    "GritLLM",
+    "GritQueryEngine",
+    "GritRetriever",
+    "GritSynthesizer",
+    "KVCacheEvent",
+    "install",
+]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -16,21 +16,22 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    LogProb,
-    MessageRole,
-    TextBlock,
 )
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
-from grit_integrations.errors import PromptError
-from grit_integrations.generation import Decoding, Generation, GenerationChunk, TokenLogprob
+from grit_integrations.errors import OptionError
+from grit_integrations.generation import OPTION_ALIASES, Caching, Decoding, Generation, GenerationChunk
+from grit_integrations.inputs import check_caching
+from grit_integrations.llama_index.events import announce
 from grit_integrations.llama_index.options import GritComponent, as_grit
-from grit_integrations.model import GritLM
-from grit_integrations.prompts import Message, Role
+from grit_integrations.llama_index.responses import as_chat, as_completion, as_turn, is_news, logprob_lists, raw_of
+from grit_integrations.model import GenerationOptions, GritLM
+from grit_integrations.prompts import Message
 from grit_integrations.streaming import GenerationStream
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
@@ -38,17 +39,20 @@ Response = TypeVar("Response", ChatResponse, CompletionResponse)
 # The framework fills the window with text and counts none of the tokens that mark turns, so this many are kept free.
 _TURN_MARKERS = 64
 
-# GRIT has two roles. What a tool gave back is something the model is told, so it is read as a user's turn.
-_ROLES: Mapping[MessageRole, Role] = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.TOOL: "user",
-    MessageRole.FUNCTION: "user",
-    MessageRole.ASSISTANT: "assistant",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-}
+_OWN_OPTIONS = ("documents", "caching", "query_instruction")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the keyword arguments of one call ask for."""
+
+    documents: list[str]
+    options: GenerationOptions
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens are chosen."""
+        return self.options.get("decoding") or Decoding()
 
 
 class GritLLM(GritComponent, LLM):
@@ -56,8 +60,12 @@ class GritLLM(GritComponent, LLM):
 
     Every endpoint accepts the options below for one call (`llm.complete(prompt, max_new_tokens=16)`); `max_tokens`
     means `max_new_tokens`. A prompt for completion is one user turn. Prompts follow the model's own format, with any
-    order of roles. `raw` of a response, and of a stream's last chunk, is JSON-able: `model`, `finish_reason`, `usage`
-    and `timings` in seconds. Closing a stream stops the work; the async endpoints never block their event loop.
+    order of roles. `raw` of a response, and of a stream's last chunk, is JSON-able: `model`, `finish_reason`, `usage`,
+    `timings` in seconds and what the KV `cache` did, which a `KVCacheEvent` tells as well. Closing a stream stops the
+    work; the async endpoints never block their event loop.
+
+    Every endpoint also accepts `documents`, texts to answer from, which start from their cached keys and values;
+    `caching`; and `query_instruction`, which the question was embedded under (for the `query` modes of caching).
 
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
@@ -70,6 +78,7 @@ class GritLLM(GritComponent, LLM):
         repetition_penalty: above 1 makes tokens that already occurred less likely.
         stop: strings that end the answer and are not part of it.
         logprobs: report each token's log-probability and so many alternatives.
+        caching: what of a prompt is read once and kept; `None` takes the mode of the `GritLM`.
         system_prompt: what stands before every conversation and every completion.
         output_parser: the framework's parser of answers.
         pydantic_program_mode: how the framework asks for structured answers.
@@ -85,6 +94,8 @@ class GritLLM(GritComponent, LLM):
         >>> llm = GritLLM("grit-mini", max_new_tokens=8)
         >>> llm.complete("What pumps the blood?").raw["usage"]["completion_tokens"] <= 8
         True
+        >>> llm.complete("What pumps the blood?", documents=["The heart pumps blood."]).raw["cache"]["mode"]
+        'prefix'
     """
 
     max_new_tokens: int = Field(default=256, description="At most so many tokens in an answer.")
@@ -95,6 +106,7 @@ class GritLLM(GritComponent, LLM):
     repetition_penalty: float = Field(default=1.0, description="Above 1 makes repeated tokens less likely.")
     stop: tuple[str, ...] = Field(default=(), description="Strings that end the answer.")
     logprobs: int | None = Field(default=None, description="Alternatives reported a token.")
+    caching: str | None = Field(default=None, description="The caching mode; None takes the model's.")
 
     def __init__(
         self,
@@ -108,6 +120,7 @@ class GritLLM(GritComponent, LLM):
         repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
         logprobs: int | None = None,
+        caching: Caching | None = None,
         system_prompt: str | None = None,
         output_parser: BaseOutputParser | None = None,
         pydantic_program_mode: PydanticProgramMode = PydanticProgramMode.DEFAULT,
@@ -125,9 +138,13 @@ class GritLLM(GritComponent, LLM):
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             logprobs=logprobs,
         )
+        if caching is not None:
+            check_caching(caching)
+            options |= {} if isinstance(model, GritLM) else {"caching": caching}
         super().__init__(
             as_grit(model, options, GritLLM),
             **asdict(decoding),
+            caching=caching,
             system_prompt=system_prompt,
             output_parser=output_parser,
             pydantic_program_mode=pydantic_program_mode,
@@ -154,10 +171,29 @@ class GritLLM(GritComponent, LLM):
             model_name=self.model_name,
         )
 
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return everything that decides the answers, as plain data; the mode of caching is the one in force."""
+        return {**super().to_dict(**kwargs), "caching": self.caching or self._model.caching}
+
     def to_payload(self) -> dict[str, Any]:
         """Return what events say about this model; opens no checkpoint, since an event loop may be waiting."""
         payload = {"class_name": self.class_name(), "model_name": self.model_name, "revision": self.revision}
-        return {**payload, "is_chat_model": True, **asdict(self._decoding({}))}
+        decoding = asdict(self._request({}).decoding)
+        return {**payload, "is_chat_model": True, "caching": self.caching or self._model.caching, **decoding}
+
+    def missing_tokens(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> int:
+        """Return how many tokens a call with these arguments has more than fit into the window; 0 if it fits.
+
+        Reads no weights.
+
+        Example:
+            >>> GritLLM("grit-mini").missing_tokens("What pumps the blood?", documents=["The heart pumps blood."])
+            0
+        """
+        request = self._request(kwargs)
+        messages = self._prompt(prompt, formatted=False) if isinstance(prompt, str) else self._turns(prompt)
+        found = self._model.count_message_tokens(messages, request.documents, caching=request.options.get("caching"))
+        return max(0, found + request.decoding.max_new_tokens - self._model.window)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -168,24 +204,30 @@ class GritLLM(GritComponent, LLM):
             PromptError: a message that holds more than text, or no text at all.
             ContextOverflowError: conversation and answer exceed the window.
         """
-        return _as_chat(self._finished(self._model.generate(self._turns(messages), decoding=self._decoding(kwargs))))
+        request = self._request(kwargs)
+        generation = self._model.generate(self._turns(messages), request.documents, **request.options)
+        return as_chat(self._finished(generation))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation without blocking the event loop; cancelling the task stops the work."""
-        generation = await self._model.agenerate(self._turns(messages), decoding=self._decoding(kwargs))
-        return _as_chat(self._finished(generation))
+        request = self._request(kwargs)
+        generation = await self._model.agenerate(self._turns(messages), request.documents, **request.options)
+        return as_chat(self._finished(generation))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation piece by piece; the message grows, `delta` is what is new."""
-        return self._read(self._model.stream(self._turns(messages), decoding=self._decoding(kwargs)), _as_chat)
+        request = self._request(kwargs)
+        stream = self._model.stream(self._turns(messages), request.documents, **request.options)
+        return self._read(stream, as_chat, active_span_id.get())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation piece by piece without blocking the event loop."""
-        stream = await self._model.astream(self._turns(messages), decoding=self._decoding(kwargs))
-        return self._aread(stream, _as_chat)
+        request = self._request(kwargs)
+        stream = await self._model.astream(self._turns(messages), request.documents, **request.options)
+        return self._aread(stream, as_chat, active_span_id.get())
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -193,38 +235,58 @@ class GritLLM(GritComponent, LLM):
 
         Raises:
             OptionError: an option that does not exist, or a value outside its range.
-            PromptError: a prompt without text.
-            ContextOverflowError: prompt and answer exceed the window.
+            PromptError: a prompt without text, or a document that is none.
+            ContextOverflowError: prompt, documents and answer exceed the window.
         """
-        decoding = self._decoding(kwargs)
-        return self._finished(self._model.generate(self._prompt(prompt, formatted), decoding=decoding))
+        request = self._request(kwargs)
+        return self._finished(
+            self._model.generate(self._prompt(prompt, formatted), request.documents, **request.options)
+        )
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt without blocking the event loop; cancelling the task stops the work."""
-        decoding = self._decoding(kwargs)
-        return self._finished(await self._model.agenerate(self._prompt(prompt, formatted), decoding=decoding))
+        request = self._request(kwargs)
+        messages = self._prompt(prompt, formatted)
+        return self._finished(await self._model.agenerate(messages, request.documents, **request.options))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Answer a prompt piece by piece; `text` grows, `delta` is what is new."""
-        decoding = self._decoding(kwargs)
-        return self._read(self._model.stream(self._prompt(prompt, formatted), decoding=decoding), _as_completion)
+        request = self._request(kwargs)
+        stream = self._model.stream(self._prompt(prompt, formatted), request.documents, **request.options)
+        return self._read(stream, as_completion, active_span_id.get())
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
-        decoding = self._decoding(kwargs)
-        stream = await self._model.astream(self._prompt(prompt, formatted), decoding=decoding)
-        return self._aread(stream, _as_completion)
+        request = self._request(kwargs)
+        stream = await self._model.astream(self._prompt(prompt, formatted), request.documents, **request.options)
+        return self._aread(stream, as_completion, active_span_id.get())
 
-    def _decoding(self, overrides: Mapping[str, Any]) -> Decoding:
+    def _request(self, overrides: Mapping[str, Any]) -> _Request:
         """Return this object's options, read now since they are settable, with those of one call over them."""
         own = {option.name: getattr(self, option.name) for option in fields(Decoding)}
-        return Decoding(**own).with_options(**overrides)
+        known = [*own, *OPTION_ALIASES, *_OWN_OPTIONS]
+        for name in overrides:
+            if name not in known:
+                raise OptionError.unknown(name, known)
+        given = {name: value for name, value in overrides.items() if name not in _OWN_OPTIONS}
+        documents = overrides.get("documents")
+        if isinstance(documents, str):
+            raise OptionError("documents is one string where a sequence of texts is wanted. Put it in a list: [text].")
+        caching = overrides.get("caching") or self.caching
+        if caching is not None:
+            check_caching(caching)
+        options: GenerationOptions = {
+            "decoding": Decoding(**own).with_options(**given),
+            "caching": cast("Caching | None", caching),
+            "query_instruction": overrides.get("query_instruction") or "",
+        }
+        return _Request(list(documents or ()), options)
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[Message]:
-        turns = [_turn(message, index) for index, message in enumerate(messages)]
+        turns = [as_turn(message, index) for index, message in enumerate(messages)]
         # The framework's predict() has already put the system prompt in front; a direct chat() has not.
         return turns if not self.system_prompt or self._system()[0] in turns[:1] else [*self._system(), *turns]
 
@@ -235,70 +297,34 @@ class GritLLM(GritComponent, LLM):
         return [Message("system", self.system_prompt)] if self.system_prompt else []
 
     def _read(
-        self, stream: GenerationStream, shape: Callable[[CompletionResponse], Response]
+        self, stream: GenerationStream, shape: Callable[[CompletionResponse], Response], span_id: str | None
     ) -> Generator[Response, None, None]:
         text = ""
         with stream:
             for chunk in stream:
                 text += chunk.text
-                if _is_news(chunk):
+                if chunk.generation is not None:
+                    announce(chunk.generation, span_id)
+                if is_news(chunk):
                     yield shape(self._piece(text, chunk))
 
     async def _aread(
-        self, stream: GenerationStream, shape: Callable[[CompletionResponse], Response]
+        self, stream: GenerationStream, shape: Callable[[CompletionResponse], Response], span_id: str | None
     ) -> AsyncGenerator[Response, None]:
         text = ""
         async with stream:
             async for chunk in stream:
                 text += chunk.text
-                if _is_news(chunk):
+                if chunk.generation is not None:
+                    announce(chunk.generation, span_id)
+                if is_news(chunk):
                     yield shape(self._piece(text, chunk))
 
     def _piece(self, text: str, chunk: GenerationChunk) -> CompletionResponse:
-        raw = None if chunk.generation is None else self._raw(chunk.generation)
-        return CompletionResponse(text=text, delta=chunk.text, logprobs=_logprobs(chunk.logprobs), raw=raw)
+        raw = None if chunk.generation is None else raw_of(chunk.generation, self.model_name)
+        return CompletionResponse(text=text, delta=chunk.text, logprobs=logprob_lists(chunk.logprobs), raw=raw)
 
     def _finished(self, generation: Generation) -> CompletionResponse:
-        logprobs = _logprobs(generation.logprobs)
-        return CompletionResponse(text=generation.text, logprobs=logprobs, raw=self._raw(generation))
-
-    def _raw(self, generation: Generation) -> dict[str, Any]:
-        usage = generation.usage
-        return {
-            "model": self.model_name,
-            "finish_reason": generation.finish_reason,
-            "usage": {**asdict(usage), "total_tokens": usage.total_tokens},
-            "timings": asdict(generation.timings),
-        }
-
-
-def _turn(message: ChatMessage, index: int) -> Message:
-    for block in message.blocks:
-        if not isinstance(block, TextBlock):
-            raise PromptError(
-                f"Message {index} holds a block of type {block.block_type!r}; this model reads only text. Remove it, "
-                "or put what it says into a TextBlock."
-            )
-    return Message(_ROLES[message.role], message.content or "")
-
-
-def _as_chat(response: CompletionResponse) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=response.text)
-    return ChatResponse(message=message, delta=response.delta, logprobs=response.logprobs, raw=response.raw)
-
-
-def _as_completion(response: CompletionResponse) -> CompletionResponse:
-    return response
-
-
-def _is_news(chunk: GenerationChunk) -> bool:
-    """Whether a chunk has anything to show; text that may become a stop string is held back."""
-    return bool(chunk.text or chunk.logprobs or chunk.generation)
-
-
-def _logprobs(tokens: Sequence[TokenLogprob]) -> list[list[LogProb]] | None:
-    """Return one list a token: the token chosen, then the alternatives asked for."""
-    if not tokens:
-        return None
-    pairs = [[(token.token, token.logprob), *token.alternatives] for token in tokens]
-    return [[LogProb(token=text, logprob=logprob) for text, logprob in pair] for pair in pairs]
+        announce(generation, active_span_id.get())
+        logprobs = logprob_lists(generation.logprobs)
+        return CompletionResponse(text=generation.text, logprobs=logprobs, raw=raw_of(generation, self.model_name))

@@ -70,7 +70,7 @@ class GritComponent(BaseComponent):
         BaseModel.__setstate__(self, state)
 
 
-def as_grit(model: GritLM | str | Path | None, options: Mapping[str, Any], known: type[GritComponent]) -> GritLM:
+def as_grit(model: GritLM | str | Path | None, options: Mapping[str, Any], known: type[object]) -> GritLM:
     """Return the `GritLM` that an adapter's arguments mean: the one given, or one that is loaded at first use.
 
     The environment's `GRIT_MODEL` and `GRIT_DEVICE` stand in for what is not given.
@@ -107,7 +107,7 @@ def model_fields_of(grit: GritLM) -> dict[str, Any]:
     }
 
 
-def _refuse_unknown(options: Mapping[str, Any], known: type[GritComponent]) -> None:
+def _refuse_unknown(options: Mapping[str, Any], known: type[object]) -> None:
     names = {*inspect.signature(known.__init__).parameters, *inspect.signature(GritLM.__init__).parameters}
     names = (names | {"model_name"}) - {"self", "source", "options"}
     for name in options:

@@ -41,23 +41,32 @@ def check_get(path: str, *keys: str) -> None:
 def hammer(path: str, seed: str, seconds: str, max_bytes: str) -> None:
     """Put, get and evict until the time is over; every block that comes back must be right."""
     rng, deadline = random.Random(int(seed)), time.monotonic() + float(seconds)
+    hits = written = 0
+    while time.monotonic() < deadline:
+        stop = min(deadline, time.monotonic() + rng.random())
+        with KVCacheStore(path, max_bytes=int(max_bytes), ram_bytes=10_000, strict=True) as store:
+            hits += _hammer(store, rng, stop)
+            store.flush()
+            stats = store.stats()
+        written += stats.written
+        assert stats.quarantined == 0, stats
+    assert hits > 0 and written > 0
+
+
+def _hammer(store: KVCacheStore, rng: random.Random, deadline: float) -> int:
     hits = 0
-    with KVCacheStore(path, max_bytes=int(max_bytes), ram_bytes=10_000, strict=True) as store:
-        while time.monotonic() < deadline:
-            key = f"{rng.randrange(60):04x}"
-            block = make_block(key, tokens=1 + int(key, 16) % 20)
-            found = store.get(key)
-            hits += found is not None
-            assert found is None or same(found, block), key
-            store.put(key, block)
-            if rng.random() < 0.05:
-                store.flush()
-            if rng.random() < 0.02:
-                store.delete([key])
-        store.flush()
-        stats = store.stats()
-    assert hits > 0 and stats.written > 0, stats
-    assert stats.quarantined == 0, stats
+    while time.monotonic() < deadline:
+        key = f"{rng.randrange(60):04x}"
+        block = make_block(key, tokens=1 + int(key, 16) % 20)
+        found = store.get(key)
+        hits += found is not None
+        assert found is None or same(found, block), key
+        store.put(key, block)
+        if rng.random() < 0.05:
+            store.flush()
+        if rng.random() < 0.02:
+            store.delete([key])
+    return hits
 
 
 def fill(path: str) -> None:
@@ -124,7 +133,7 @@ def survive_kills(path: str, count: str, seed: str) -> None:
             lost = [key for key in reported if not same(store.get(key), make_block(key, tokens=50))]
             assert not lost, (number, lost)
     assert len(reported) > int(count), reported
-    print(len(reported))
+    sys.stdout.write(f"{len(reported)}\n")
 
 
 def _write_for_ever(path: str, number: int, pipe: int) -> None:

@@ -174,6 +174,11 @@ def test_persist_false_stays_in_ram(tmp_path: Path) -> None:
         assert store.stats().blocks == 0 and store.stats().ram_blocks == 1 and store.contains(["ab12"]) == [True]
 
 
+def test_a_block_without_tokens_is_not_kept(tmp_path: Path) -> None:
+    with KVCacheStore(tmp_path) as store:
+        assert not store.put("ab12", make_block("ab12").slice(1, 1)) and store.get("ab12") is None
+
+
 def test_peek_counts_nothing(tmp_path: Path) -> None:
     with KVCacheStore(tmp_path) as store:
         store.put("ab12", make_block("ab12"))
@@ -342,7 +347,9 @@ def test_a_fork_opens_its_own(tmp_path: Path) -> None:
         assert same(store.get("bb"), make_block("bb"))
 
 
-@pytest.mark.parametrize("wrong", [{"precision": "int4"}, {"max_bytes": "ten"}, {"ram_bytes": -1}, {"namespace": "\ud800"}])
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "int4"}, {"max_bytes": "ten"}, {"ram_bytes": -1}, {"namespace": "\ud800"}]
+)
 def test_wrong_options_are_told(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         KVCacheStore(None, **wrong)  # type: ignore[arg-type]
@@ -367,5 +374,11 @@ def test_other_sizes_are_refused_or_read(value: object) -> None:
 
 
 def test_sizes_for_people() -> None:
-    assert [format_size(size) for size in (0, 999, 98_307_384, 1.5e9, 2e12)] == ["0 B", "999 B", "98.3 MB", "1.5 GB", "2.0 TB"]
+    assert [format_size(size) for size in (0, 999, 98_307_384, 1.5e9, 2e12)] == [
+        "0 B",
+        "999 B",
+        "98.3 MB",
+        "1.5 GB",
+        "2.0 TB",
+    ]
     assert parse_size("1.5GiB") == 3 * 2**29 and parse_size("0.5 kB") == 500

@@ -13,6 +13,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from grit_integrations import Decoding, GritLM
 from grit_integrations.decoder import Decoder
+from grit_integrations.kv.reuse import Reuse
 from grit_integrations.scheduler import Scheduler
 
 
@@ -39,9 +40,9 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Decoding]]
     seen: list[tuple[list[int], Decoding]] = []
     generate = Scheduler.generate
 
-    def recorded(self: Scheduler, prompt: Sequence[int], decoding: Decoding) -> Any:
-        seen.append((list(prompt), decoding))
-        return generate(self, prompt, decoding)
+    def recorded(self: Scheduler, reuse: Reuse, decoding: Decoding, *, asked: float) -> Any:
+        seen.append((list(reuse.plan.prompt_ids), decoding))
+        return generate(self, reuse, decoding, asked=asked)
 
     monkeypatch.setattr(Scheduler, "generate", recorded)
     return seen

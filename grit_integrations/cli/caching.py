@@ -1,0 +1,190 @@
+"""The KV cache beside an index: what is remembered about it, who opens and closes it, and filling it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from grit_integrations.cli.output import caching_bar, counted, disk_size
+from grit_integrations.errors import CacheError, IngestError
+from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.ingest.store import IndexReport, Store, read_card, write_card
+from grit_integrations.kv.blocks import Precision
+from grit_integrations.kv.policy import CachePolicy
+from grit_integrations.kv.sizes import parse_size
+from grit_integrations.kv.store import KVCacheStore
+
+# Every passage of an index has its block, however short, so that those without one are those still to be read.
+POLICY = CachePolicy(min_tokens=0)
+
+_ENTRY = "kv_cache"  # in store.json
+_BATCH = 32  # passages between two looks at how full the cache is
+_LEFT = "What was kept before stays on disk until it is evicted; grit cache clear deletes it."
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """What an index remembers about its KV cache.
+
+    Attributes:
+        caching: the mode in which passages are kept and questions answered.
+        precision: how blocks are stored.
+        size: bound of the files in bytes.
+        filled: whether every passage was given its block; `False` also while an index is written.
+    """
+
+    caching: Caching = "off"
+    precision: Precision = "native"
+    size: int = 10_000_000_000
+    filled: bool = False
+
+    def changed(self, caching: Caching | None, precision: Precision | None, size: str | None) -> CacheSettings:
+        """Return these settings with what a command names put over them.
+
+        Raises:
+            OptionError: not a size.
+        """
+        new = replace(
+            self,
+            caching=caching or self.caching,
+            precision=precision or self.precision,
+            size=self.size if size is None else parse_size(size),
+        )
+        return new if new == self else replace(new, filled=False)
+
+
+def cache_directory(store: Path) -> Path:
+    """Return where the KV cache of an index lies."""
+    return store / "kv"
+
+
+def read_settings(store: Path) -> CacheSettings:
+    """Return what an index remembers; the defaults if there is no index or it has no KV cache.
+
+    Raises:
+        IngestError: `store.json` cannot be read.
+    """
+    entry: Any = (read_card(store) or {}).get(_ENTRY, {})
+    try:
+        settings = CacheSettings(**entry)
+        known = settings.caching in CACHINGS and settings.precision in get_args(Precision)
+        if not known or parse_size(settings.size) != settings.size:
+            raise ValueError(f"{entry} is not possible")
+    except (TypeError, ValueError) as error:
+        raise IngestError(
+            f"{store / 'store.json'} does not say how the KV cache is kept ({error}). Remove its {_ENTRY!r}."
+        ) from error
+    return settings
+
+
+def write_settings(store: Path, settings: CacheSettings) -> None:
+    """Remember settings with an index."""
+    card = read_card(store)
+    assert card is not None
+    if card.get(_ENTRY) != asdict(settings):
+        write_card(store, {**card, _ENTRY: asdict(settings)})
+
+
+@contextmanager
+def model_cache(store: Store, caching: Caching) -> Iterator[KVCacheStore | None]:
+    """Give the index's model its KV cache in a mode, and close it at the end, whatever happens.
+
+    An index whose caching is off has no folder for it, and none is made: a mode asked for once keeps blocks in memory.
+    """
+    grit, folder = store.model, cache_directory(store.directory)
+    settings = read_settings(store.directory)
+    grit.caching, grit.cache_policy = caching, POLICY
+    if caching == "off" or (settings.caching == "off" and not folder.is_dir()):
+        yield None
+        return
+    with KVCacheStore(folder, max_bytes=settings.size, precision=settings.precision) as kv:
+        grit.kv_store = kv
+        yield kv
+
+
+@contextmanager
+def existing_cache(store: Path) -> Iterator[KVCacheStore]:
+    """Open the KV cache of an index without its model, and close it at the end.
+
+    Raises:
+        IngestError: there is no index.
+        CacheError: it has no KV cache.
+    """
+    if read_card(store) is None:
+        raise IngestError(f"There is no store at {store}. Make one first: grit index PATH... --caching doc")
+    settings, folder = read_settings(store), cache_directory(store)
+    if not folder.is_dir():
+        raise CacheError(
+            f"The store at {store} has no KV cache (caching is {settings.caching}). "
+            "Fill one with: grit index PATH... --caching doc"
+        )
+    with KVCacheStore(folder, max_bytes=settings.size, precision=settings.precision) as kv:
+        yield kv
+
+
+def needs_filling(store: Path) -> None:
+    """Note that passages may lack their blocks, so that the next `grit index` looks for them."""
+    write_settings(store, replace(read_settings(store), filled=False))
+
+
+def fill(out: Console, store: Store, kv: KVCacheStore, report: IndexReport, *, filled: bool) -> None:
+    """Read the passages that have no block yet, as far as there is room; if all had one before, only new passages."""
+    changed = [*report.added, *report.changed]
+    whole = not filled or not kv.stats().blocks
+    if not whole and not changed:
+        return
+    kv.flush()
+    texts = store.texts(None if whole else changed)
+    texts = [text for text, stored in zip(texts, store.model.stored(texts), strict=True) if not stored]
+    left = _read(out, store, kv, texts) if texts else 0
+    if left:
+        out.print(
+            f"[yellow]The KV cache is full: {counted(left, 'passage')} not kept.[/] A larger --cache-size keeps more."
+        )
+
+
+def _read(out: Console, store: Store, kv: KVCacheStore, texts: list[str]) -> int:
+    """Read passages into the KV cache until it is full; return how many are left."""
+    done = 0
+    with caching_bar(out, len(texts)) as show:
+        while done < len(texts) and (count := min(_BATCH, _room(kv))):
+            batch = texts[done : done + count]
+            store.model.cache_documents(batch, progress=False)
+            kv.flush()
+            done += len(batch)
+            show(len(batch))
+    return len(texts) - done
+
+
+def _room(kv: KVCacheStore) -> int:
+    """Return how many more blocks of average size fit; one if there is no average yet."""
+    stats = kv.stats()
+    if not stats.blocks:
+        return int(not stats.evicted and not stats.too_large)
+    return (stats.max_bytes - stats.bytes) * stats.blocks // max(stats.bytes, 1)
+
+
+def print_cache(out: Console, settings: CacheSettings, kv: KVCacheStore) -> None:
+    """Print what a KV cache holds, in one line."""
+    stats = kv.stats()
+    out.print(
+        f"KV cache: {counted(stats.blocks, 'block')}, {disk_size(stats.bytes)} of {disk_size(stats.max_bytes)}, "
+        f"{settings.caching}, {settings.precision}"
+    )
+
+
+def print_changes(out: Console, old: CacheSettings, new: CacheSettings) -> None:
+    """Say what other settings mean for an index that exists."""
+    pairs = [("caching", old.caching, new.caching), ("precision", old.precision, new.precision)]
+    parts = [f"{name} is now {to}, was {was}" for name, was, to in pairs if was != to]
+    if old.size != new.size:
+        parts.append(f"its size is now up to {disk_size(new.size)}, was {disk_size(old.size)}")
+    if not parts:
+        return
+    stale = old.caching != "off" and (old.caching, old.precision) != (new.caching, new.precision)
+    out.print(f"[dim]KV cache: {', '.join(parts)}.{' ' + _LEFT if stale else ''}[/]")

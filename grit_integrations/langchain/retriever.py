@@ -1,0 +1,306 @@
+"""GritRetriever: retrieval whose documents the chat model of the same GritLM does not read twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from grit_integrations.caching import EMBEDS_DOCUMENTS
+from grit_integrations.errors import ContextOverflowError, GritError, OptionError
+from grit_integrations.langchain.embeddings import GritEmbeddings
+from grit_integrations.langchain.options import ModelSource
+from grit_integrations.model import GritLM
+from grit_integrations.prompts import check_text
+
+SCORE = "relevance_score"  # where rerankers and tracers look for it
+
+logger = logging.getLogger(__name__)
+
+
+class GritRetriever(ModelSource, BaseRetriever):
+    """Retrieve documents from any vector store or retriever, and have their keys and values ready for the answer.
+
+    What it returns is remembered for the chat model of the same `GritLM`: where a later prompt holds one of these
+    documents verbatim, in whatever template, it is read from the KV cache. Unless `model` is given, it is that of the
+    vector store's `GritEmbeddings`.
+
+    Instantiate:
+        >>> from langchain_core.documents import Document
+        >>> from grit_integrations.langchain import ChatGrit, GritRetriever
+        >>> heart = Document("The heart is a muscle that pumps blood through the vessels of the body. " * 4)
+        >>> stars = Document("Stars shine because they burn hydrogen to helium for billions of years. " * 4)
+        >>> retriever = GritRetriever.from_documents([heart, stars], k=1)
+
+    Usage:
+        >>> [document] = retriever.invoke("What pumps blood?")
+        >>> document.page_content == heart.page_content
+        True
+        >>> 0 < document.metadata["relevance_score"] <= 1
+        True
+
+    Use within a chain:
+        >>> from langchain_core.prompts import ChatPromptTemplate
+        >>> from langchain_core.runnables import RunnablePassthrough
+        >>> prompt = ChatPromptTemplate.from_template("Context: {context}\\n\\nQuestion: {question}")
+        >>> chat = ChatGrit(model=retriever.grit, max_tokens=4)
+        >>> context = retriever | (lambda documents: documents[0].page_content)
+        >>> chain = {"context": context, "question": RunnablePassthrough()} | prompt | chat
+        >>> first, second = chain.invoke("What pumps blood?"), chain.invoke("Where does blood go?")
+        >>> second.usage_metadata["input_token_details"]["cache_read"] > 0
+        True
+
+    Raises:
+        OptionError: not exactly one of `vectorstore` and `retriever`, or an impossible value.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    vectorstore: VectorStore | None = None
+    """Where documents are searched, and added by `add_documents`."""
+
+    retriever: BaseRetriever | None = None
+    """Another retriever to ask instead, such as a hybrid or compressing one."""
+
+    k: int = 4
+    """At most so many documents come back. A wrapped `retriever` decides for itself how many it looks for."""
+
+    search_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the search, such as `{"filter": ...}`; those of a call win."""
+
+    prefer_cached: float = 0.0
+    """Among documents whose scores differ by no more than this, those that the KV cache holds come first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_stores_model(cls, values: Any) -> Any:
+        embeddings = getattr(values.get("vectorstore"), "embeddings", None) if isinstance(values, Mapping) else None
+        if isinstance(embeddings, GritEmbeddings) and "model" not in values:
+            return {**values, "model": embeddings.grit}
+        return values
+
+    @model_validator(mode="after")
+    def _check_grit_retriever(self) -> Self:
+        if (self.vectorstore is None) == (self.retriever is None):
+            given = "Neither" if self.vectorstore is None else "Both"
+            raise OptionError(f"{given} of vectorstore and retriever given. Give exactly one of them.")
+        if "k" in self.search_kwargs:
+            raise OptionError("search_kwargs has a k. Give it as the retriever's own k instead.")
+        _check_k(self.k)
+        if not self.prefer_cached >= 0:
+            raise OptionError(f"prefer_cached={self.prefer_cached!r} is not possible. It must be 0 (off) or more.")
+        return self
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Document],
+        *,
+        model: GritLM | str | None = None,
+        vectorstore: VectorStore | None = None,
+        k: int = 4,
+        **options: Any,
+    ) -> Self:
+        """Return a retriever over `documents`, embedded and cached.
+
+        Args:
+            documents: what to add; raises as `add_documents` does.
+            model: a `GritLM` or the name of one; by default that of the vector store, else `GRIT_MODEL` or grit-mini.
+            vectorstore: where they go; by default into main memory.
+            k: how many documents a query returns.
+            **options: further fields of the retriever.
+        """
+        named = {} if model is None else {"model": model}
+        if vectorstore is None:
+            embeddings = GritEmbeddings(**named)
+            vectorstore, named = InMemoryVectorStore(embeddings), {"model": embeddings.grit}
+        retriever = cls(vectorstore=vectorstore, k=k, **named, **options)
+        retriever.add_documents(documents)
+        return retriever
+
+    # Adding
+
+    def add_documents(
+        self, documents: Sequence[Document], ids: Sequence[str] | None = None, *, progress: bool | None = None
+    ) -> list[str]:
+        """Embed and store documents, and keep their keys and values for answers.
+
+        With `caching="doc"` one pass does both. Adding a document again replaces it: without `ids`, its own `id` or
+        else a digest of text and metadata names it.
+
+        Args:
+            documents: what to add; an empty list adds nothing.
+            ids: one for each document.
+            progress: show a bar while documents are read into the cache; `None` shows it on a terminal. Embedding has
+                the embeddings' own `show_progress`.
+
+        Returns:
+            the id of each document.
+
+        Raises:
+            OptionError: a retriever without a vector store, or not as many ids as documents.
+            EmptyTextError: a document is blank; nothing has been stored.
+            PromptError: NUL, lone surrogate; nothing has been stored.
+        """
+        store, names = self._checked(documents, ids)
+        if documents:
+            unique = dict(zip(names, documents, strict=True))
+            store.add_documents(list(unique.values()), ids=list(unique))
+            self._keep([document.page_content for document in unique.values()], progress)
+        return names
+
+    async def aadd_documents(
+        self, documents: Sequence[Document], ids: Sequence[str] | None = None, *, progress: bool | None = None
+    ) -> list[str]:
+        """Add documents without blocking the event loop; otherwise like `add_documents`."""
+        store, names = self._checked(documents, ids)
+        if documents:
+            unique = dict(zip(names, documents, strict=True))
+            await store.aadd_documents(list(unique.values()), ids=list(unique))
+            texts = [document.page_content for document in unique.values()]
+            await asyncio.to_thread(self._keep, texts, progress)
+        return names
+
+    def _checked(self, documents: Sequence[Document], ids: Sequence[str] | None) -> tuple[VectorStore, list[str]]:
+        if self.vectorstore is None:
+            raise OptionError("This retriever wraps another one and has nowhere to add to. Give it a vectorstore.")
+        if ids is not None and len(ids) != len(documents):
+            raise OptionError(f"{len(ids)} ids were given for {len(documents)} documents. Give one for each, or none.")
+        for index, document in enumerate(documents):
+            check_text(document.page_content, f"Document {index}")
+        return self.vectorstore, list(ids) if ids is not None else [_id(document) for document in documents]
+
+    def _keep(self, texts: list[str], progress: bool | None) -> None:
+        """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
+        if self.grit.caching == "off" or self._embedding_keeps():
+            return
+        try:
+            self.grit.cache_documents(texts, progress=progress)
+        except ContextOverflowError:
+            grit = self.grit
+            fitting = [text for text in texts if grit.count_message_tokens("?", [text]) < grit.window]
+            left = len(texts) - len(fitting)
+            logger.warning("%d documents are longer than the model's window and are not in its cache.", left)
+            grit.cache_documents(fitting, progress=progress)
+
+    def _embedding_keeps(self) -> bool:
+        embeddings = None if self.vectorstore is None else self.vectorstore.embeddings
+        return (
+            isinstance(embeddings, GritEmbeddings)
+            and embeddings.grit is self.grit
+            and not embeddings.document_instruction  # whose blocks hold more than the document
+            and self.grit.caching in EMBEDS_DOCUMENTS
+        )
+
+    # Retrieving
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **options: Any
+    ) -> list[Document]:
+        wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
+        if self.retriever is not None:
+            found = self.retriever.invoke(query, {"callbacks": run_manager.get_child()}, **options)
+            return self._ready([_copy(document) for document in found[:wanted]])
+        return self._ready(self._search(query, wanted, options))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **options: Any
+    ) -> list[Document]:
+        wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
+        if self.retriever is not None:
+            found = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child()}, **options)
+            documents = [_copy(document) for document in found[:wanted]]
+        else:
+            documents = await self._asearch(query, wanted, options)
+        return await asyncio.to_thread(self._ready, documents)
+
+    def _search(self, query: str, k: int, options: Mapping[str, Any]) -> list[Document]:
+        """Return copies of what the store finds, with scores if it gives any.
+
+        LangChain's public method of relevance scores would warn about each cosine below 0.
+        """
+        store = self._store
+        for search in (store._similarity_search_with_relevance_scores, store.similarity_search_with_score):
+            with suppress(NotImplementedError):
+                return [_copy(document, score) for document, score in search(query, k=k, **options)]
+        return [_copy(document) for document in store.similarity_search(query, k=k, **options)]
+
+    async def _asearch(self, query: str, k: int, options: Mapping[str, Any]) -> list[Document]:
+        store = self._store
+        for search in (store._asimilarity_search_with_relevance_scores, store.asimilarity_search_with_score):
+            with suppress(NotImplementedError):
+                return [_copy(document, score) for document, score in await search(query, k=k, **options)]
+        return [_copy(document) for document in await store.asimilarity_search(query, k=k, **options)]
+
+    @property
+    def _store(self) -> VectorStore:
+        assert self.vectorstore is not None
+        return self.vectorstore
+
+    def _ready(self, documents: list[Document]) -> list[Document]:
+        """Return documents in their final order, known to the chat model and on their way into memory."""
+        if self.prefer_cached:
+            documents = [document for group in self._ties(documents) for document in self._stored_first(group)]
+        texts = [document.page_content for document in documents if document.page_content.strip()]
+        try:
+            self.grit.remember_documents(texts)
+            self.grit.prefetch(texts)
+        except GritError as error:  # retrieval is worth having without a cache
+            logger.debug("Retrieved documents are not prefetched: %s", error)
+        return documents
+
+    def _ties(self, documents: Sequence[Document]) -> list[list[Document]]:
+        """Group neighbours whose scores lie within `prefer_cached` of their first one's."""
+        groups: list[list[Document]] = []
+        for document in documents:
+            leader, score = _score(groups[-1][0]) if groups else None, _score(document)
+            if leader is not None and score is not None and abs(leader - score) <= self.prefer_cached:
+                groups[-1].append(document)
+            else:
+                groups.append([document])
+        return groups
+
+    def _stored_first(self, documents: list[Document]) -> list[Document]:
+        return documents if len(documents) == 1 else sorted(documents, key=lambda document: not self._holds(document))
+
+    def _holds(self, document: Document) -> bool:
+        try:
+            return self.grit.stored([document.page_content])[0]
+        except GritError:
+            return False
+
+
+def _copy(document: Document, score: float | None = None) -> Document:
+    """Return a copy whose metadata is its own, with the score as a plain number."""
+    scored = {} if score is None else {SCORE: float(score)}
+    return document.model_copy(update={"metadata": {**document.metadata, **scored}})
+
+
+def _score(document: Document) -> float | None:
+    score = document.metadata.get(SCORE)
+    return float(score) if isinstance(score, int | float) else None
+
+
+def _id(document: Document) -> str:
+    """Return the document's own id, or a digest of what it says."""
+    if document.id:
+        return document.id
+    content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _check_k(k: int) -> int:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise OptionError(f"k={k!r} is not possible. It must be a whole number from 1 up.")
+    return k

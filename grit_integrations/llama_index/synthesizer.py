@@ -1,0 +1,206 @@
+"""GritSynthesizer: LlamaIndex's response synthesizer that hands documents to the model one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from llama_index.core import Settings
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.bridge.pydantic import BaseModel
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.indices.prompt_helper import PromptHelper
+from llama_index.core.llms import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.prompts.mixin import PromptDictType
+from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRefine
+from llama_index.core.types import RESPONSE_TEXT_TYPE
+
+from grit_integrations.errors import OptionError
+from grit_integrations.generation import Caching
+from grit_integrations.inputs import check_caching
+from grit_integrations.llama_index.llm import GritLLM
+
+logger = logging.getLogger(__name__)
+
+
+class GritSynthesizer(BaseSynthesizer):
+    """Answer from retrieved documents that keep their boundaries, so that what was read once is not read again.
+
+    Other synthesizers join the documents into one prompt, strip and split them. This one gives them to the model as
+    they are, in GRIT's own format; each starts from its cached keys and values. Put it into any query engine:
+    `index.as_query_engine(response_synthesizer=GritSynthesizer())`.
+
+    What does not fit into the window, and structured output, is left to `fallback`, and a line in the log says so.
+    Arguments of `synthesize` other than query and nodes are options of the language model's call.
+
+    Args:
+        llm: a `GritLLM`, or a structured one around it; by default that of `Settings`.
+        streaming: give responses that stream.
+        caching: another mode than the language model's.
+        query_instruction: what questions were embedded under (for the `query` modes of caching).
+        chat_history: the messages before each question, such as a system message and earlier turns.
+        fallback: who answers what this one cannot; by default `CompactAndRefine` with the same `llm`.
+        callback_manager: the framework's callbacks.
+        prompt_helper: how the default `fallback` packs its prompts.
+        output_cls: a pydantic class that answers are parsed into, by the default `fallback`.
+        empty_response: what is answered if there is no document with any text.
+
+    Raises:
+        OptionError: a language model that is no `GritLLM`, or a mode that does not exist.
+
+    Example:
+        >>> from grit_integrations.llama_index import GritLLM, GritSynthesizer
+        >>> synthesizer = GritSynthesizer(GritLLM("grit-mini", max_new_tokens=4))
+        >>> isinstance(synthesizer.get_response("What pumps the blood?", ["The heart pumps blood."]), str)
+        True
+    """
+
+    def __init__(
+        self,
+        llm: LLM | None = None,
+        *,
+        streaming: bool = False,
+        caching: Caching | None = None,
+        query_instruction: str = "",
+        chat_history: Sequence[ChatMessage] = (),
+        fallback: BaseSynthesizer | None = None,
+        callback_manager: CallbackManager | None = None,
+        prompt_helper: PromptHelper | None = None,
+        output_cls: type[BaseModel] | None = None,
+        empty_response: str | None = None,
+    ) -> None:
+        if caching is not None:
+            check_caching(caching)
+        llm = llm or default_llm()
+        self._grit_llm = _innermost(llm)
+        self._options = {"caching": caching, "query_instruction": query_instruction}
+        self._chat_history = list(chat_history)
+        self._fallback = fallback
+        super().__init__(
+            llm,
+            callback_manager=callback_manager,
+            prompt_helper=prompt_helper,
+            streaming=streaming,
+            output_cls=output_cls,
+            empty_response=empty_response,
+        )
+
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
+        """Answer `query_str` from the chunks that have any text.
+
+        Raises:
+            OptionError: an option that does not exist, or a value outside its range.
+            PromptError: a query without text.
+        """
+        documents = _with_text(text_chunks)
+        if not documents:
+            return self._empty_response_generator() if self._streaming else self._empty_response
+        if self._must_fall_back(query_str, documents, response_kwargs):
+            return self._other().get_response(query_str, documents)
+        answer = self._call("stream_" if self._streaming else "", query_str, documents, response_kwargs)
+        return _deltas(answer) if self._streaming else _text(answer)
+
+    async def aget_response(
+        self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
+    ) -> RESPONSE_TEXT_TYPE:
+        """Answer without blocking the event loop; otherwise like `get_response`."""
+        documents = _with_text(text_chunks)
+        if not documents:
+            return self._empty_response_agenerator() if self._streaming else self._empty_response
+        if await asyncio.to_thread(self._must_fall_back, query_str, documents, response_kwargs):
+            return await self._other().aget_response(query_str, documents)
+        answer = await self._call("astream_" if self._streaming else "a", query_str, documents, response_kwargs)
+        return _adeltas(answer) if self._streaming else _text(answer)
+
+    def _get_prompts(self) -> PromptDictType:
+        return {}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if prompts:
+            raise OptionError(
+                f"The prompts {', '.join(sorted(prompts))} cannot be set: the model reads documents in the format that "
+                "it was trained with. Put instructions into the language model's system_prompt."
+            )
+
+    def _must_fall_back(self, query: str, documents: list[str], options: dict[str, Any]) -> bool:
+        """Say whether another synthesizer has to answer, and log why; counts tokens, computes nothing."""
+        if self._output_cls is not None or isinstance(self._llm, StructuredLLM):
+            logger.info("Structured output is asked for: the documents are joined into a prompt and not cached singly.")
+            return True
+        prompt = self._messages(query) if self._chat_history else query
+        missing = self._grit_llm.missing_tokens(prompt, documents=documents, **self._options, **options)
+        if missing:
+            logger.warning(
+                "%d documents and the answer exceed the model's window of %d tokens by %d: they are packed into "
+                "several prompts. Retrieve fewer documents, or ask for fewer tokens.",
+                len(documents),
+                self._grit_llm.grit.window,
+                missing,
+            )
+        return missing > 0
+
+    def _other(self) -> BaseSynthesizer:
+        return self._fallback or CompactAndRefine(
+            llm=self._llm,
+            prompt_helper=self._prompt_helper,
+            output_cls=self._output_cls,
+            streaming=self._streaming,
+        )
+
+    def _call(self, prefix: str, query: str, documents: list[str], options: dict[str, Any]) -> Any:
+        """Call the language model: one of its `chat` methods behind a history, else one of its `complete` methods."""
+        options = {"documents": documents, **self._options, **options}
+        if self._chat_history:
+            return getattr(self._grit_llm, f"{prefix}chat")(self._messages(query), **options)
+        return getattr(self._grit_llm, f"{prefix}complete")(query, **options)
+
+    def _messages(self, query: str) -> list[ChatMessage]:
+        return [*self._chat_history, ChatMessage(role=MessageRole.USER, content=query)]
+
+
+def default_llm() -> LLM:
+    """Return the language model of the framework's `Settings`.
+
+    Raises:
+        OptionError: there is none.
+    """
+    llm: LLM | None = Settings._llm  # asking for Settings.llm would make one of OpenAI's
+    if llm is None:
+        raise OptionError("Settings has no language model. Pass llm=GritLLM(...), or call install() first.")
+    return llm
+
+
+def _innermost(llm: LLM) -> GritLLM:
+    inner = llm.llm if isinstance(llm, StructuredLLM) else llm
+    if not isinstance(inner, GritLLM):
+        raise OptionError(
+            f"The language model is a {type(inner).__name__}; only a GritLLM takes documents. Pass llm=GritLLM(...), "
+            "or call install() first."
+        )
+    return inner
+
+
+def _with_text(chunks: Sequence[str]) -> list[str]:
+    return [chunk for chunk in chunks if chunk.strip()]
+
+
+def _text(response: CompletionResponse | ChatResponse) -> str:
+    return response.text if isinstance(response, CompletionResponse) else response.message.content or ""
+
+
+def _deltas(stream: Generator[CompletionResponse | ChatResponse, None, None]) -> Generator[str, None, None]:
+    with closing(stream):
+        for piece in stream:
+            if piece.delta:
+                yield piece.delta
+
+
+async def _adeltas(stream: AsyncGenerator[CompletionResponse | ChatResponse, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(stream):
+        async for piece in stream:
+            if piece.delta:
+                yield piece.delta
