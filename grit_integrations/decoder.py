@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -18,6 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from grit_integrations.detokenization import Detokenizer
 from grit_integrations.generation import (
     Decoding,
     FinishReason,
@@ -76,7 +76,7 @@ class Row:
     decoding: Decoding
     processors: LogitsProcessorList
     generator: torch.Generator | None
-    detokenizer: DecodeStream
+    detokenizer: Detokenizer
     stop: StopText
     asked: float
     queued: float
@@ -114,7 +114,7 @@ class Decoder:
             decoding=decoding,
             processors=_processors(decoding),
             generator=_generator(decoding, self._device),
-            detokenizer=DecodeStream(skip_special_tokens=True),
+            detokenizer=Detokenizer(self._backend),
             stop=StopText(decoding.stop),
             asked=asked,
             queued=queued,
@@ -181,14 +181,14 @@ class Decoder:
         """Return the text that `token` adds, and set the row's finish reason if it is the last one."""
         if token in self._end_ids:
             row.finish_reason = "stop"
-            shown = row.stop.flush()
+            shown = row.stop.push(row.detokenizer.flush()) + row.stop.flush()
         else:
-            shown = row.stop.push(row.detokenizer.step(self._backend, token) or "")
+            shown = row.stop.push(row.detokenizer.push(token))
             if row.stop.found:
                 row.finish_reason = "stop"
             elif len(row.token_ids) == row.decoding.max_new_tokens:
                 row.finish_reason = "length"
-                shown += row.stop.flush()
+                shown += row.stop.push(row.detokenizer.flush()) + row.stop.flush()
         row.pieces.append(shown)
         return shown
 

@@ -28,11 +28,7 @@ from grit_integrations.prompts import Message, Messages
 
 CASES = int(os.environ.get("GRIT_EXACT_CASES", "300"))
 MODES: tuple[Caching, ...] = tuple(mode for mode in CACHINGS if mode != "off")
-WORDS = (
-    "the heart pumps blood through vessels while distant stars burn hydrogen über 你好 <|user|> </s> 12.5 % \n".split(
-        " "
-    )
-)
+WORDS = ["the", "heart", "pumps", "blood", "distant", "stars", "burn", "über", "你好", "<|user|>", "</s>", "12.5", "\n"]
 
 texts = st.builds(
     lambda seed, count: " ".join(random.Random(seed).choices(WORDS, k=count)) + " end",

@@ -23,10 +23,10 @@ from grit_integrations.cli.answering import Answerer
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size
 from grit_integrations.ingest import Store
-from grit_integrations.prompts import rag_prompt
 from grit_integrations.training import TrainResult
 
 COMMANDS = ("demo", "index", "ask", "chat", "train", "info")
+GROUPS = ("cache",)
 RUN = "from grit_integrations.cli import app; app()"
 
 
@@ -88,7 +88,7 @@ def test_help_teaches_by_example(command: str) -> None:
 
 def test_help_lists_the_commands() -> None:
     text = good("--help")
-    assert all(re.search(rf"│ {command}\s", text) for command in COMMANDS)
+    assert all(re.search(rf"│ {command}\s", text) for command in COMMANDS + GROUPS)
     assert "grit demo" in text
 
 
@@ -128,8 +128,10 @@ def test_index_ask_and_forget(docs: Path, tmp_path: Path, tiny_path: Path) -> No
 def test_ask_writes_what_the_model_generates(store: Path, tiny: GritLM) -> None:
     asked = good("ask", "What pumps blood?", "--store", store, "--free", "--max-tokens", 8, "-k", 1)
     hit = Store(store, tiny).search("What pumps blood?", k=1)[0]
-    prompt = rag_prompt("What pumps blood?", [hit.document.page_content])
-    assert tiny.generate(prompt, decoding=Decoding(max_new_tokens=8)).text.strip() in asked
+    passages = [hit.document.page_content]
+    written = tiny.generate("What pumps blood?", passages, decoding=Decoding(max_new_tokens=8), caching="off")
+    assert written.text.strip() in asked
+    assert "cache:" not in asked  # it is off
     assert hit.source.rsplit("/", 1)[-1] in asked
 
 
@@ -147,18 +149,20 @@ def test_passages_that_do_not_fit_are_left_out(docs: Path, tmp_path: Path) -> No
 
 
 def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = []
+    prompts, passages = [], []
     stream = tiny.stream
 
-    def spying(self: GritLM, messages: list[object], **options: object) -> object:
+    def spying(self: GritLM, messages: list[object], documents: list[str], **options: object) -> object:
         prompts.append(messages)
-        return stream(messages, **options)
+        passages.append(documents)
+        return stream(messages, documents, **options)
 
     monkeypatch.setattr(GritLM, "stream", spying)
     given = "What pumps blood?\n\nAnd at night?\n/new\nWhy do stars shine?\n/quit\nnever asked\n"
     said = good("chat", "--store", store, "--free", "--max-tokens", 4, given=given)
     assert [len(messages) for messages in prompts] == [1, 3, 1]
     assert prompts[1][0].content == "What pumps blood?"  # the history has no passages in it
+    assert [len(documents) for documents in passages] == [2, 2, 2]
     assert said.count("Sources") == 3
 
 
@@ -177,7 +181,7 @@ def test_a_person_keeps_the_chat_when_a_question_fails(store: Path, monkeypatch:
     monkeypatch.setattr(Answerer, "answer", answer)
     assert grit("chat", "--store", store, given="long\nstop\n").exit_code == 1  # a script learns of it
     assert answered == ["long"]
-    monkeypatch.setattr(commands, "_is_terminal", lambda: True)
+    monkeypatch.setattr(commands, "is_terminal", lambda: True)
     result = grit("chat", "--store", store, given="long\nstop\n")
     assert result.exit_code == 0
     assert answered == ["long", "long", "stop"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from grit_integrations import ContextOverflowError, Decoding, Generation, GritLM, OptionError
 from grit_integrations.decoder import StopText
+from grit_integrations.detokenization import Detokenizer
 from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.layout import lay_out
 from grit_integrations.planning import plan_prompt
@@ -210,3 +211,13 @@ def test_decoding_at_a_long_context_writes_in_place(tiny: GritLM, tmp_path: Path
     for _ in range(50):
         keys, _ = cache.update(torch.ones(1, 2, 1, 8), torch.ones(1, 2, 1, 8), 0)
     assert keys.data_ptr() == address
+
+
+@given(ids=st.lists(st.integers(3, 31999) | st.integers(3, 258), min_size=1, max_size=12))
+def test_text_comes_piece_by_piece_whatever_the_tokens_are(tiny: GritLM, ids: list[int]) -> None:
+    """Ids 3 to 258 are single bytes: most runs of them form no character."""
+    detokenizer = Detokenizer(tiny.checkpoint.tokenizer.hf.backend_tokenizer)
+    text = "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
+    whole = tiny.checkpoint.tokenizer.decode(ids)
+    if "\ufffd" not in text + whole:
+        assert text == whole

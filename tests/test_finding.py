@@ -85,6 +85,13 @@ def test_a_document_is_found_once_at_its_first_place() -> None:
     ]
 
 
+def test_documents_may_touch() -> None:
+    one, other = "The heart pumps blood through vessels.", "Stars burn hydrogen for billions of years, then they cool."
+    a, b = len(one), len(other)
+    assert find_verbatim(one + other, [one, other]) == [Span(0, a), Span(a, a + b)]
+    assert find_verbatim(other + one, [one, other]) == [Span(0, b), Span(b, a + b)]
+
+
 def test_offsets_count_characters_and_not_bytes() -> None:
     document = "Über die Sterne 你好 und ihre Farben 😀😀"
     text = f"💥 Frage: {document} Ende"

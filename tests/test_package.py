@@ -26,6 +26,7 @@ FLOORS = {
     "planning": 3,
     "checkpoint": 3,
     "attention": 3,
+    "detokenization": 3,
     "weights": 4,
     "encoder": 5,
     "inputs": 6,

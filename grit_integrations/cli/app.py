@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from grit_integrations.cli.output import console, print_error
 from grit_integrations.errors import GritError, OptionError
 from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.kv.sizes import parse_size
 
 Precision = Literal["native", "int8"]  # as kv.blocks has it, which would load torch for a help page
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -49,6 +50,14 @@ def one_of(values: Sequence[str]) -> Callable[[typer.CallbackParam, str | None],
         return value
 
     return check
+
+
+def a_size(option: typer.CallbackParam, value: str | None) -> str | None:
+    """Check an option that is a size in bytes."""
+    try:
+        return value if value is None else str(parse_size(value))
+    except OptionError as error:
+        raise OptionError(f"{option.opts[0]}: {error}") from None
 
 
 def is_terminal() -> bool:

@@ -114,10 +114,12 @@ def delete(
     if bool(keys) == (namespace is not None):
         raise OptionError("Name what to delete: KEY... or --namespace NAME, one of them. grit cache clear deletes all.")
     with existing_cache(store) as kv:
-        count = kv.delete(list(dict.fromkeys(keys))) if keys else kv.delete(namespace=namespace)
+        count = kv.delete(keys) if keys else kv.delete(namespace=namespace)
     if count:
         needs_filling(store)
-    console().print(f"Deleted {counted(count, 'block')}{f' of {len(set(keys)):,} keys' if keys else ''}.")
+    without = len(set(keys or ())) - count
+    note = f" [dim]{counted(without, 'key')} had none.[/]" if keys and without else ""
+    console().print(f"Deleted {counted(count, 'block')}.{note}")
 
 
 def _confirm(store: Path, kv: KVCacheStore) -> None:
@@ -158,8 +160,12 @@ def _shown(facts: dict[str, Any]) -> dict[str, str]:
     share = 100 * facts["bytes"] / max(facts["max_bytes"], 1)
     tokens = f"{facts['tokens']:,}"
     if facts["bytes_per_token"]:
-        tokens += f", {facts['bytes_per_token']:,} bytes each"
-    rows = {
+        tokens += f" ({facts['bytes_per_token']:,} bytes each)"
+    namespaces = [
+        f"{name or '(without)'}: {counted(held['blocks'], 'block')}, {disk_size(held['bytes'])}"
+        for name, held in facts["namespaces"].items()
+    ]
+    return {
         "Folder": shown_path(facts["folder"]),
         "Blocks": f"{facts['blocks']:,}",
         "Size": f"{disk_size(facts['bytes'])} of {disk_size(facts['max_bytes'])} ({share:.1f} %)",
@@ -167,12 +173,6 @@ def _shown(facts: dict[str, Any]) -> dict[str, str]:
         "Caching": facts["caching"],
         "Precision": facts["precision"],
         "Model": f"{facts['model']} ({facts['fingerprint']})",
+        "Namespaces": "\n".join(namespaces) if facts["namespaces"].keys() - {""} else "none",
         "Quarantined": f"{facts['quarantined']:,}",
     }
-    if facts["namespaces"].keys() - {""}:
-        parts = (
-            f"{name or '(none)'}: {counted(held['blocks'], 'block')}, {disk_size(held['bytes'])}"
-            for name, held in facts["namespaces"].items()
-        )
-        rows["Namespaces"] = "\n".join(parts)
-    return rows

@@ -23,6 +23,7 @@ from grit_integrations.cli.app import (
     QuoteOption,
     StoreOption,
     TokensOption,
+    a_size,
     examples,
     is_terminal,
     one_of,
@@ -126,6 +127,7 @@ def index(
         str | None,
         typer.Option(
             "--cache-size",
+            callback=a_size,
             metavar="SIZE",
             help="The room that it may take, such as 500MB or 20GB.",
             show_default="the index's, else 10GB",

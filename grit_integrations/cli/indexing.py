@@ -78,7 +78,7 @@ def forget_files(out: Console, directory: Path, paths: Sequence[Path], options: 
 
 
 def _run(out: Console, opened: Store, paths: Sequence[Path], settings: CacheSettings) -> None:
-    with model_cache(opened, settings.caching) as kv:
+    with model_cache(opened, settings.caching, writing=True) as kv:
         with indexing_bar(out) as show:
             report = opened.index(paths, on_progress=show)
         _print_report(out, opened, report)

@@ -176,7 +176,8 @@ class Store:
             return list(self.collection.get(include=["documents"])["documents"] or [])
         texts: list[str] = []
         for batch in _batches(list(files)):
-            texts += self.collection.get(where={"source": {"$in": [*batch]}}, include=["documents"])["documents"] or []
+            where: Any = {"source": {"$in": batch}}
+            texts += self.collection.get(where=where, include=["documents"])["documents"] or []
         return texts
 
     def search(self, query: str, k: int = 4) -> list[Hit]:

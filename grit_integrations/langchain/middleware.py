@@ -124,5 +124,6 @@ def _with_documents(request: ModelRequest[Any]) -> ModelRequest[Any]:
             f"The agent's model is a {type(request.model).__name__}, and documents can only be given to a ChatGrit. "
             "Use one, or put the documents into the messages."
         )
-    documents = [*request.model_settings.get("documents", ()), *request.state.get("retrieved_documents", ())]
+    state: Mapping[str, Any] = request.state
+    documents = [*request.model_settings.get("documents", ()), *state.get("retrieved_documents", ())]
     return request.override(model_settings={**request.model_settings, "documents": documents})

@@ -121,11 +121,11 @@ class GritRetriever(ModelSource, BaseRetriever):
             k: how many documents a query returns.
             **options: further fields of the retriever.
         """
-        named = {} if model is None else {"model": model}
         if vectorstore is None:
-            embeddings = GritEmbeddings(**named)
-            vectorstore, named = InMemoryVectorStore(embeddings), {"model": embeddings.grit}
-        retriever = cls(vectorstore=vectorstore, k=k, **named, **options)
+            vectorstore = InMemoryVectorStore(GritEmbeddings() if model is None else GritEmbeddings(model=model))
+        elif model is not None:
+            options["model"] = model
+        retriever = cls(vectorstore=vectorstore, k=k, **options)
         retriever.add_documents(documents)
         return retriever
 

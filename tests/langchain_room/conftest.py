@@ -11,11 +11,20 @@ from typing import Any
 
 import pytest
 from checkpoints import write_checkpoint
+from langchain_core.documents import Document
 
-from grit_integrations import GritLM
+from grit_integrations import GritLM, KVCacheStore
+from grit_integrations.generation import Caching
 from grit_integrations.langchain import ChatGrit, GritLLM
 
-SUITES = ("EmbeddingsUnit", "EmbeddingsIntegration", "VectorStoreIntegration", "ChatModelUnit", "ChatModelIntegration")
+SUITES = (
+    "EmbeddingsUnit",
+    "EmbeddingsIntegration",
+    "VectorStoreIntegration",
+    "RetrieversIntegration",
+    "ChatModelUnit",
+    "ChatModelIntegration",
+)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -55,6 +64,31 @@ def chat(tiny: GritLM) -> ChatGrit:
 @pytest.fixture
 def llm(tiny: GritLM) -> GritLLM:
     return GritLLM(model=tiny, max_tokens=8)
+
+
+@pytest.fixture
+def fresh(tiny: GritLM) -> GritLM:
+    """The random model with an empty store of its own."""
+    return renewed(tiny)
+
+
+def renewed(grit: GritLM, caching: Caching = "prefix") -> GritLM:
+    """Return another object of the same weights that has read nothing yet."""
+    return GritLM(grit.source, kv_store=KVCacheStore(None), caching=caching)
+
+
+def documents(test: str) -> list[Document]:
+    """Return three documents that no other test has."""
+    themes = ["the heart pumps blood", "stars burn hydrogen", "bread rises by yeast"]
+    return [
+        Document(f"Of {test}, number {n}. " + f"Here {theme} in a way of its own. " * 18, metadata={"source": theme})
+        for n, theme in enumerate(themes)
+    ]
+
+
+def cache_read(message: Any) -> int:
+    """How many tokens of an answer's prompt came out of the KV cache."""
+    return int(message.usage_metadata["input_token_details"]["cache_read"])
 
 
 def running(grit: GritLM) -> int:

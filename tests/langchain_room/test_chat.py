@@ -38,9 +38,11 @@ def test_an_answer_is_the_cores_with_its_metadata(chat: ChatGrit, tiny: GritLM) 
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
+        "input_token_details": {"cache_read": 0, "cache_creation": usage.prompt_tokens},
     }
     timings = answer.response_metadata.pop("timings")
-    assert {"queue", "prefill", "time_to_first_token", "decode"} == set(timings)
+    assert {"queue", "load", "prefill", "time_to_first_token", "decode"} == set(timings)
+    assert answer.response_metadata.pop("cache")["mode"] == "prefix"
     assert answer.response_metadata == {
         "model_name": tiny.source,
         "model_provider": "grit",
