@@ -183,10 +183,10 @@ def print_cache(out: Console, settings: CacheSettings, kv: KVCacheStore) -> None
 def print_changes(out: Console, old: CacheSettings, new: CacheSettings) -> None:
     """Say what other settings mean for an index that exists."""
     pairs = [("caching", old.caching, new.caching), ("precision", old.precision, new.precision)]
-    parts = [f"{name} is now {to}, was {was}" for name, was, to in pairs if was != to]
+    parts = [f"{name} {to} (was {was})" for name, was, to in pairs if was != to]
     if old.size != new.size:
-        parts.append(f"its size is now up to {disk_size(new.size)}, was {disk_size(old.size)}")
+        parts.append(f"up to {disk_size(new.size)} (was {disk_size(old.size)})")
     if not parts:
         return
     stale = old.caching != "off" and (old.caching, old.precision) != (new.caching, new.precision)
-    out.print(f"[dim]KV cache: {', '.join(parts)}.{' ' + _LEFT if stale else ''}[/]")
+    out.print(f"[dim]KV cache from now on: {', '.join(parts)}.{' ' + _LEFT if stale else ''}[/]")

@@ -74,7 +74,7 @@ def fresh(tiny: GritLM) -> GritLM:
 
 def renewed(grit: GritLM, caching: Caching = "prefix") -> GritLM:
     """Return another object of the same weights that has read nothing yet."""
-    return GritLM(grit.source, kv_store=KVCacheStore(None), caching=caching)
+    return GritLM(grit.source, kv_store=KVCacheStore(None), caching=caching).load()
 
 
 def documents(test: str) -> list[Document]:
