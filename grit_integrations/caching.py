@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+import transformers
+
 from grit_integrations.encoder import EncoderInput
 from grit_integrations.engine import Engine
 from grit_integrations.generation import CacheReport, Caching
@@ -17,6 +20,7 @@ from grit_integrations.kv.store import KVCacheStore
 from grit_integrations.scheduler import Keep
 
 EMBEDS_DOCUMENTS: tuple[Caching, ...] = ("doc", "query-doc", "doc-query")
+KEEPS_DOCUMENTS: tuple[Caching, ...] = ("prefix", *EMBEDS_DOCUMENTS)
 EMBEDS_QUERIES: tuple[Caching, ...] = ("query", "query-doc", "doc-query")
 
 
@@ -77,7 +81,8 @@ class BlockCache:
             model=checkpoint.fingerprint,
             tokenizer=checkpoint.tokenizer.digest(),
             dtype=str(weights.dtype),
-            device=weights.device.type,
+            device=_device(weights.device),
+            software=f"torch {torch.__version__}, transformers {transformers.__version__}",
             attention=str(weights.lm.config._attn_implementation),
             quantization=self.quantization,
             adapters=_adapters(weights.lm),
@@ -97,6 +102,13 @@ def total_report(mode: Caching, reports: Sequence[CacheReport]) -> CacheReport:
         bytes_read=sum(report.bytes_read for report in reports),
         seconds_saved=sum(saved) if saved else None,
     )
+
+
+def _device(device: torch.device) -> str:
+    """Name a kind of device, down to what decides how its kernels round."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
 def _adapters(lm: object) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, BlockCache, total_report
+from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, KEEPS_DOCUMENTS, BlockCache, total_report
 from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.encoder import POOLINGS, EncoderInput, Pooling
 from grit_integrations.engine import Engine, shared_engine
@@ -340,7 +340,7 @@ class GritLM:
 
     def prefetch(self, documents: Sequence[str]) -> None:
         """Bring what is stored of documents from disk into memory, in the background; unusable ones are ignored."""
-        if not documents or self.caching == "off":
+        if not documents or self.caching not in KEEPS_DOCUMENTS:
             return
         plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
         self._cache(self._loaded()).prefetch(plan)
@@ -352,6 +352,8 @@ class GritLM:
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
+        if self.caching not in KEEPS_DOCUMENTS:
+            return [False] * len(documents)
         plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
         return self._cache(self._loaded()).stored(plans)
 
@@ -359,13 +361,14 @@ class GritLM:
         """Read documents now, each by itself, so that answers from one start from its keys and values.
 
         In the modes `"doc"`, `"query-doc"` and `"doc-query"`, `embed_documents` does so in the same pass. What is
-        stored already is not read again.
+        stored already is not read again. In the modes `"off"` and `"query"` documents have no blocks: nothing is done.
 
         Raises:
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
-        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
+        wanted = documents if self.caching in KEEPS_DOCUMENTS else []
+        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in wanted]
         engine = self._loaded()
         cache = self._cache(engine)
         disable = None if progress is None else not progress

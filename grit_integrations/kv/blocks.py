@@ -123,9 +123,9 @@ class KVBlock:
         Raises:
             CacheError: the model's RoPE changes with the length of the prompt, so no rotation gives other positions.
         """
-        rope.check_shiftable()
         if position == self.position:
             return self
+        rope.check_shiftable()
         native = self.dequantised()
         return replace(native, keys=rope.rotate(native.keys, position - self.position), position=position)
 

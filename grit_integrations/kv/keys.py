@@ -21,7 +21,8 @@ class KeySpace:
         model: digest of config (RoPE included) and weights.
         tokenizer: digest of everything that decides token ids.
         dtype: compute precision.
-        device: kind of device, such as `"cpu"`: kernels of other kinds round differently.
+        device: kind of device, such as `"cpu AVX512"`: kernels of other kinds round differently.
+        software: versions of the libraries that compute, for the same reason.
         attention: transformers' attention kernel.
         quantization: how the weights are quantised.
         adapters: adapters applied to the weights.
@@ -33,6 +34,7 @@ class KeySpace:
     tokenizer: str
     dtype: str
     device: str
+    software: str
     attention: str
     quantization: str = ""
     adapters: str = ""

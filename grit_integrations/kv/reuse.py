@@ -79,7 +79,7 @@ class Reuse:
         if not self.active:
             return None
         block = self._found.pop(index, None) or self.store.peek(self._keys[index])
-        if block is None:
+        if block is None or block.token_ids != self.plan.blocks[index].ids:
             self._misses += 1
             return None
         self._hits += 1

@@ -24,11 +24,11 @@ blocks = st.builds(
     st.integers(0, 1),
 )
 plans = st.builds(Plan, st.lists(blocks, max_size=5).map(tuple), token_ids)
-SPACE = KeySpace(model="m", tokenizer="t", dtype="torch.float32", device="cpu", attention="sdpa")
+SPACE = KeySpace(model="m", tokenizer="t", dtype="torch.float32", device="cpu", software="torch 2", attention="sdpa")
 
 
 def test_every_field_of_a_space_is_known_here() -> None:
-    known = "model tokenizer dtype device attention quantization adapters precision namespace"
+    known = "model tokenizer dtype device software attention quantization adapters precision namespace"
     assert known.split() == FIELDS
 
 

@@ -337,7 +337,6 @@ def test_a_strict_store_tells(make: Make, tmp_path: Path) -> None:
         ask(make(store), HEART)
 
 
-@pytest.mark.xfail(strict=True, reason="Reuse.take peeks at the store again and does not compare tokens there")
 def test_a_block_of_other_tokens_under_the_same_key_is_not_used(make: Make) -> None:
     """Keys do not collide; should one ever be wrong, the tokens in the block tell."""
     store, other = KVCacheStore(None), KVCacheStore(None)
