@@ -52,7 +52,7 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
     Raises:
         ModelLoadError: the checkpoint cannot be loaded as asked.
     """
-    key = (checkpoint.identity(), options.key())
+    key = _key(checkpoint, options)
     with _registry_lock:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
@@ -62,3 +62,12 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
             engine = Engine(checkpoint, load_weights(checkpoint, options, progress=progress))
             _engines[key] = engine
         return engine
+
+
+def loaded_engine(checkpoint: Checkpoint, options: LoadOptions) -> Engine | None:
+    """Return the engine of this checkpoint and these options if somebody in this process has loaded it."""
+    return _engines.get(_key(checkpoint, options))
+
+
+def _key(checkpoint: Checkpoint, options: LoadOptions) -> tuple[str, ...]:
+    return (checkpoint.identity(), options.key())

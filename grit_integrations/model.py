@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, KEEPS_DOCUMENTS, BlockCache, total_report
 from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.encoder import POOLINGS, EncoderInput, Pooling
-from grit_integrations.engine import Engine, shared_engine
+from grit_integrations.engine import Engine, loaded_engine, shared_engine
 from grit_integrations.errors import GritError, OptionError
 from grit_integrations.generation import CacheReport, Caching, Decoding, Generation
 from grit_integrations.inputs import Prompt, check_caching, count_prompt_tokens, embedding_inputs, generation_plan
@@ -339,7 +339,12 @@ class GritLM:
         self._loaded().recent.add(documents)
 
     def prefetch(self, documents: Sequence[str]) -> None:
-        """Bring what is stored of documents from disk into memory, in the background; unusable ones are ignored."""
+        """Bring what is stored of documents from disk into memory, in the background.
+
+        Raises:
+            PromptError: a document that cannot become a prompt.
+            ContextOverflowError: documents that do not fit into the window together.
+        """
         if not documents or self.caching not in KEEPS_DOCUMENTS:
             return
         plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
@@ -416,7 +421,8 @@ class GritLM:
         return BlockCache(engine, store, self.cache_policy, self.load_options.quantization_key())
 
     def _prompt(self, messages: Messages, documents: Sequence[str], options: GenerationOptions) -> Prompt:
-        recent = [] if self._engine is None else self._engine.recent.texts()
+        engine = self._engine or loaded_engine(self.checkpoint, self.load_options)
+        recent = [] if engine is None else engine.recent.texts()
         return Prompt(
             messages=messages,
             documents=documents,

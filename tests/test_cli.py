@@ -145,7 +145,7 @@ def test_passages_that_do_not_fit_are_left_out(docs: Path, tmp_path: Path) -> No
     store = tmp_path / "s"
     good("index", docs, "--store", store, "--model", short)
     assert "of 2 passages did not fit" in good("ask", "What?", "--store", store, "--free", "--max-tokens", 32)
-    assert "Shorten it" in refusal("ask", "word " * 30, "--store", store, "--free", "--max-tokens", 48)
+    assert "Shorten it" in refusal("ask", "word " * 45, "--store", store, "--free", "--max-tokens", 48)
 
 
 def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -518,3 +518,10 @@ def test_the_corpus_is_readable(tiny: GritLM) -> None:
     passages = [passage for file in found.files for passage in splitter.split(read_file(file))]
     assert 300 <= len(passages) <= 950
     assert textwrap.shorten(passages[0].page_content, 40)
+
+
+def test_texts_of_all_files_or_of_some(store: Store, docs: Path) -> None:
+    store.index([docs])
+    assert sorted(store.texts()) == sorted(text for texts in contents(store).values() for text in texts)
+    assert store.texts([str(docs / "heart.txt")]) == ["The heart pumps blood through the body."]
+    assert store.texts([]) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -142,16 +142,18 @@ def fill(out: Console, store: Store, kv: KVCacheStore, report: IndexReport, *, f
         return
     kv.flush()
     texts = store.texts(None if whole else changed)
-    texts = [text for text, stored in zip(texts, store.model.stored(texts), strict=True) if not stored]
-    left = _read(out, store, kv, texts) if texts else 0
-    if left:
-        out.print(
-            f"[yellow]The KV cache is full: {counted(left, 'passage')} not kept.[/] A larger --cache-size keeps more."
-        )
+    missing = _missing(store, texts)
+    if missing and not _read(out, store, kv, missing) and (left := len(_missing(store, texts))):
+        note = f"The KV cache is full: {counted(left, 'passage')} not kept."
+        out.print(f"[yellow]{note}[/] A larger --cache-size keeps more.")
 
 
-def _read(out: Console, store: Store, kv: KVCacheStore, texts: list[str]) -> int:
-    """Read passages into the KV cache until it is full; return how many are left."""
+def _missing(store: Store, texts: Sequence[str]) -> list[str]:
+    return [text for text, stored in zip(texts, store.model.stored(texts), strict=True) if not stored]
+
+
+def _read(out: Console, store: Store, kv: KVCacheStore, texts: Sequence[str]) -> bool:
+    """Read passages into the KV cache until it is full; return whether all had room."""
     done = 0
     with caching_bar(out, len(texts)) as show:
         while done < len(texts) and (count := min(_BATCH, _room(kv))):
@@ -160,7 +162,7 @@ def _read(out: Console, store: Store, kv: KVCacheStore, texts: list[str]) -> int
             kv.flush()
             done += len(batch)
             show(len(batch))
-    return len(texts) - done
+    return done == len(texts) and not kv.stats().evicted
 
 
 def _room(kv: KVCacheStore) -> int:
@@ -168,7 +170,7 @@ def _room(kv: KVCacheStore) -> int:
     stats = kv.stats()
     if not stats.blocks:
         return int(not stats.evicted and not stats.too_large)
-    return (stats.max_bytes - stats.bytes) * stats.blocks // max(stats.bytes, 1)
+    return max(stats.max_bytes - stats.bytes, 0) * stats.blocks // max(stats.bytes, 1)
 
 
 def print_cache(out: Console, settings: CacheSettings, kv: KVCacheStore) -> None:

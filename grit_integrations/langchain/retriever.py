@@ -17,7 +17,7 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from grit_integrations.caching import EMBEDS_DOCUMENTS
+from grit_integrations.caching import EMBEDS_DOCUMENTS, KEEPS_DOCUMENTS
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.options import ModelSource
@@ -183,7 +183,7 @@ class GritRetriever(ModelSource, BaseRetriever):
 
     def _keep(self, texts: list[str], progress: bool | None) -> None:
         """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
-        if self.grit.caching == "off" or self._embedding_keeps():
+        if self.grit.caching not in KEEPS_DOCUMENTS or self._embedding_keeps():
             return
         try:
             self.grit.cache_documents(texts, progress=progress)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llama_index.core.bridge.pydantic import Field
-from llama_index_instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index_instrumentation import get_dispatcher
 
 from grit_integrations.generation import Generation
 

@@ -11,9 +11,10 @@ from llama_index.core import Settings
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
-from grit_integrations import Decoding, GritLM
+from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.decoder import Decoder
 from grit_integrations.kv.reuse import Reuse
+from grit_integrations.llama_index import KVCacheEvent
 from grit_integrations.scheduler import Scheduler
 
 
@@ -32,6 +33,27 @@ def events() -> Iterator[Callable[[], list[str]]]:
     root.add_event_handler(recorder)
     yield lambda: [type(event).__name__ for event in recorder.seen]
     root.event_handlers.remove(recorder)
+
+
+@pytest.fixture
+def kv_events() -> Iterator[Callable[[], list[KVCacheEvent]]]:
+    """What the KV cache was said to have done so far."""
+    recorder = _Recorder()
+    root = get_dispatcher()
+    root.add_event_handler(recorder)
+    yield lambda: [event for event in recorder.seen if isinstance(event, KVCacheEvent)]
+    root.event_handlers.remove(recorder)
+
+
+@pytest.fixture
+def fresh(tiny: GritLM) -> Iterator[Callable[..., GritLM]]:
+    """Make objects of the tiny model that share its weights, each with a store of its own in main memory."""
+
+    def make(**options: Any) -> GritLM:
+        return GritLM(tiny.source, kv_store=KVCacheStore(None), **options)
+
+    yield make
+    tiny._loaded().recent._texts.clear()
 
 
 @pytest.fixture
