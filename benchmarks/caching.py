@@ -4,7 +4,7 @@
 
 Random 230M Mistral in float32. Every arm is a process of its own; arms run in shuffled order on the same prompts, with
 2 warm-ups and 7 repeats; medians and quartiles are reported. A "document" has real text of the corpus. The question's
-tokens come on top of the prompt's own words (21 tokens). What a cache cannot avoid is printed beside it: reading the
+tokens come on top of the prompt's own words. What a cache cannot avoid is printed beside it: reading the
 question behind keys and values that are in RAM already, and copying the bytes from the page cache.
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = random_230m(Path(directory))
-        arms = ["limit", "index", *OURS, *PEERS, *([] if quick else [SLOW])]
+        arms = ["limit", "index", "answers", *OURS, *PEERS, *([] if quick else [SLOW])]
         random.Random(0).shuffle(arms)
         for arm in arms:
             print(f"... {arm}", file=sys.stderr)
@@ -82,7 +82,7 @@ def summary(row: Row) -> Row:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, lower and upper quartile."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return {"median": middle, "low": low, "high": high}
+    return {"median": middle, "low": low, "high": high, "mean": statistics.fmean(values)}
 
 
 def find(rows: Sequence[Row], arm: str, **sizes: int) -> Row | None:
@@ -108,6 +108,11 @@ def print_tables(rows: Sequence[Row]) -> None:
         if limit is not None:
             compute, read = limit["compute"]["median"], limit["read"]["median"]
             print(f"  {'limit: question behind KV in RAM + bytes':<42}{compute:>9.3f} + {read:.3f}")
+    print(f"\n{'grit-mini, answers':<24}{'nats/token':>12}{'same as off':>14}{'hit = miss':>12}")
+    for row in (r for r in rows if r["arm"] == "answers"):
+        name, count = f"{row['mode']}, {row['precision']}", row["questions"]
+        same, hits = f"{row['as_off']} of {count}", f"{row['hit_as_miss']} of {count}"
+        print(f"{name:<24}{row['nats']['mean']:>12.2f}{same:>14}{hits:>12}")
     print(f"\n{'indexing':<24}{'document':>10}{'seconds':>10}{'bytes':>14}{'bytes/token':>12}")
     for row in sorted((r for r in rows if r["arm"] == "index"), key=lambda r: (r["document"], r["bytes"])):
         name = f"{row['mode']}, {row['precision']}"

@@ -21,7 +21,7 @@ import torch
 from common import CORPUS
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
-from grit_integrations.generation import Caching, Generation
+from grit_integrations.generation import CACHINGS, Caching, Generation
 from grit_integrations.inputs import Prompt, generation_plan
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.plan import Plan
@@ -74,7 +74,9 @@ def main() -> None:
     if name in OURS:
         rows = list(ours(OURS[name], checkpoint, work, sizes))
     else:
-        rows = list({"limit": limits, "index": index_cost}.get(name, peers)(name, checkpoint, work, sizes))
+        rows = list(
+            {"limit": limits, "index": index_cost, "answers": answers}.get(name, peers)(name, checkpoint, work, sizes)
+        )
     print(json.dumps([{"arm": name, **row} for row in rows]))
 
 
@@ -236,6 +238,56 @@ def index_cost(_: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterat
                     stored = store.stats().bytes
                 shutil.rmtree(path)
             yield {"document": tokens, "mode": mode, "precision": precision, "seconds": seconds[1:], "bytes": stored}
+
+
+def answers(_: str, __: str, work: Path, cells: list[Cell]) -> Iterator[dict[str, Any]]:
+    """Say what each mode does to the answers of grit-mini on the demo's questions, each asked of its own page."""
+    grit = GritLM.bundled(device="cpu")
+    asked = [
+        (row["question"], passage_about(grit, row), row["answer"])
+        for row in json.loads((CORPUS / "questions.json").read_text())
+    ]
+    native: list[tuple[Caching, Precision]] = [(mode, "native") for mode in CACHINGS]
+    said: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    for mode, precision in [*native, ("prefix", "int8"), ("doc", "int8")]:
+        grit.kv_store = KVCacheStore(None, precision=precision)
+        answer = partial(grit.generate, caching=mode, decoding=Decoding(max_new_tokens=16))
+        cold = [answer(question, [document]).token_ids for question, document, _ in asked]
+        warm = [answer(question, [document]).token_ids for question, document, _ in asked]
+        said[mode, precision] = cold
+        yield {
+            "mode": mode,
+            "precision": precision,
+            "questions": len(asked),
+            "nats": [loss_of(grit, mode, *row) for row in asked],
+            "as_off": sum(one == other for one, other in zip(cold, said["off", "native"], strict=True)),
+            "hit_as_miss": sum(one == other for one, other in zip(cold, warm, strict=True)),
+        }
+
+
+def passage_about(grit: GritLM, row: dict[str, Any]) -> str:
+    """Return 400 tokens of a question's page around the expected phrase."""
+    text = (CORPUS / row["sources"][0]).read_text()
+    at = max(0, text.find(row["answer"]))
+    ids = grit.tokenize(text[max(0, at - 900) :])[:400]
+    return grit.checkpoint.tokenizer.decode(ids)
+
+
+def loss_of(grit: GritLM, mode: Caching, question: str, document: str, phrase: str) -> float:
+    """Return how surprised the model is by the expected phrase as its answer, in nats a token."""
+    engine = grit._loaded()
+    plan = generation_plan(
+        grit.checkpoint, Prompt(messages=question, documents=[document], caching=mode), max_new_tokens=64
+    )
+    reading = engine.prefill.begin(grit._cache(engine).reuse(plan, mode), room=64)
+    while not reading.done:
+        engine.prefill.advance(reading)
+    logits = engine.prefill.last_logits(reading)
+    losses = []
+    for token in grit.tokenize(phrase):
+        losses.append(-float(torch.log_softmax(logits[0], -1)[token]))
+        logits = engine.prefill.logits(reading.cache, (token,))
+    return sum(losses) / len(losses)
 
 
 def peers(name: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from grit_integrations.kv.plan import Plan, PlannedBlock
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store import KVCacheStore
 
-_MEASURABLE = 256  # tokens of a block from which a speed can be told
+_MEASURABLE = 128  # tokens of a block from which a speed can be told
 
 
 @dataclass(slots=True)
