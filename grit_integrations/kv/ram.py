@@ -1,16 +1,25 @@
-"""What is held in memory: the RAM tier, and the work that waits for a background thread."""
+"""What is held in memory: the RAM tier, the work that waits for a background thread, and the tiers of an open store."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
+from typing import TYPE_CHECKING
 
+from grit_integrations.errors import CacheCorruptError
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.files import Source
+from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.recovery import FAULTS
+from grit_integrations.kv.stats import Tally
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.disk import Disk  # which imports `Worker` from here
 
 _log = logging.getLogger(__name__)
 
@@ -239,3 +248,62 @@ class Worker:
                 return None
             self._current = self._jobs.popitem(last=False)
             return self._current[1]
+
+
+@dataclass(slots=True)
+class Tiers:
+    """What an open store works with, apart from the object that the caller holds, so that threads do not keep that."""
+
+    ram: RamTier
+    disk: Disk | None
+    tally: Tally
+    loader: Worker = field(default_factory=lambda: Worker("kv-loader", max_jobs=1024))
+    misses: Counter[str] = field(default_factory=Counter)
+    speeds: dict[str, Speeds] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loading: list[threading.Lock] = field(default_factory=lambda: [threading.Lock() for _ in range(64)])
+
+    def load(self, key: str) -> KVBlock | None:
+        """Read a block from the disk into the RAM tier, unless another thread has just done so."""
+        if self.disk is None:
+            return None
+        removals = self.ram.removals
+        with self.loading[hash(key) % len(self.loading)]:
+            if (block := self.ram.get(key)) is not None:
+                return block
+            opened = self.disk.load(key)
+            if opened is None:
+                return None
+            entry = Entry(opened.block, opened.header.namespace, opened.block.nbytes, opened.source)
+            self.ram.put(key, entry, removals=removals)
+            return opened.block
+
+    def prefetch(self, key: str, _: Job) -> None:
+        """Read a block ahead; a fault is only counted."""
+        try:
+            self.load(key)
+        except CacheCorruptError:
+            pass  # counted and reported where it was found
+        except FAULTS:
+            self.tally.add("read_failures")
+
+    def owns(self, thread: threading.Thread) -> bool:
+        """Whether a thread is the writer or the loader."""
+        return self.loader.thread is thread or (self.disk is not None and self.disk.writer.thread is thread)
+
+    def close(self) -> None:
+        """Write what waits and end the threads."""
+        self.loader.cancel_all()
+        self.loader.close()
+        if self.disk is not None:
+            self.disk.close()
+
+
+def close_tiers(pid: int, tiers: Tiers) -> None:
+    """Close what an object left open that was collected, or is still there when Python ends."""
+    if os.getpid() != pid:
+        return
+    if tiers.owns(threading.current_thread()):  # the collector may run there, and a thread cannot wait for itself
+        threading.Thread(target=tiers.close, name="kv-closer").start()
+    else:
+        tiers.close()

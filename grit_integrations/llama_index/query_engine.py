@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -21,7 +21,7 @@ from grit_integrations.errors import OptionError
 from grit_integrations.generation import Caching
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.retriever import GritRetriever
-from grit_integrations.llama_index.synthesizer import GritSynthesizer
+from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
 from grit_integrations.model import GritLM
 
 
@@ -125,7 +125,7 @@ def as_llm(model: GritLM | GritLLM | str | Path | None, *, caching: Caching | No
         OptionError: options beside a `GritLLM`, or options that do not exist.
     """
     if model is None and not options and isinstance(Settings._llm, GritLLM):
-        return Settings._llm
+        return cast("GritLLM", default_llm())
     if not isinstance(model, GritLLM):
         return GritLLM(model, caching=caching, **options)
     if options:

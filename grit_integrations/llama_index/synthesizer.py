@@ -168,10 +168,9 @@ def default_llm() -> LLM:
     Raises:
         OptionError: there is none.
     """
-    llm: LLM | None = Settings._llm  # asking for Settings.llm would make one of OpenAI's
-    if llm is None:
+    if Settings._llm is None:  # asking for Settings.llm would make one of OpenAI's
         raise OptionError("Settings has no language model. Pass llm=GritLLM(...), or call install() first.")
-    return llm
+    return Settings.llm  # which also gives it the callbacks of Settings
 
 
 def _innermost(llm: LLM) -> GritLLM:

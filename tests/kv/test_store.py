@@ -248,7 +248,7 @@ def test_delete_wins_over_a_queued_write(tmp_path: Path, monkeypatch: pytest.Mon
         go.wait(10)
         return write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("grit_integrations.kv.store.write_file", slow_write)
+    monkeypatch.setattr("grit_integrations.kv.disk.write_file", slow_write)
     with KVCacheStore(tmp_path) as store:
         store.put("aa", make_block("aa"))
         store.put("bb", make_block("bb"))

@@ -20,7 +20,7 @@ from store_child import make_block, same
 from test_store import block_files, large_block, run_child
 
 from grit_integrations.errors import CacheCorruptError, CacheError
-from grit_integrations.kv import files
+from grit_integrations.kv import files, folder
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.store import KVCacheStore
 
@@ -375,12 +375,12 @@ def test_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
     filled(tmp_path, "aa")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    living, dead, old = (files.Folder(tmp_path).temporary() for _ in range(3))
+    living, dead, old = (folder.Folder(tmp_path).temporary() for _ in range(3))
     dead = dead.with_name(dead.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
     for path in (living, dead, old):
         path.write_bytes(b"half a block")
     os.utime(old, (0, 0))
-    restarted = living.with_name(living.name.replace(files._RUN, "0" * 32))
+    restarted = living.with_name(living.name.replace(folder._RUN, "0" * 32))
     restarted.write_bytes(b"of an earlier process with this number")
     KVCacheStore(tmp_path).close()
     assert list((tmp_path / "tmp").iterdir()) == [living]
@@ -405,8 +405,8 @@ def test_a_path_that_is_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_a_locked_index_costs_a_miss_and_not_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grit_integrations.kv.store._PATIENCE", 0.1)
-    monkeypatch.setattr("grit_integrations.kv.store._HASTE", 0.05)
+    monkeypatch.setattr("grit_integrations.kv.disk._PATIENCE", 0.1)
+    monkeypatch.setattr("grit_integrations.kv.disk._HASTE", 0.05)
     filled(tmp_path, "aa")
     with KVCacheStore(tmp_path) as store, sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -429,7 +429,7 @@ def test_a_disk_that_fails_while_reading(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("grit_integrations.kv.store.open_file", fail)
+    monkeypatch.setattr("grit_integrations.kv.disk.open_file", fail)
     with KVCacheStore(tmp_path) as store:
         assert store.get("aa") is None
         assert (store.stats().read_failures, store.stats().quarantined, store.stats().blocks) == (1, 0, 1)

@@ -217,10 +217,10 @@ def test_options_reach_the_model(fresh: Fresh, kv_events: KVEvents, prompts: Any
 
 
 async def test_answering_leaves_the_loop_free(fresh: Fresh) -> None:
-    synthesizer, numbers = GritSynthesizer(GritLLM(fresh(), max_new_tokens=8)), iter(range(100))
+    synthesizer, numbers = GritSynthesizer(GritLLM(fresh(), max_new_tokens=24)), iter(range(100))
 
     async def work() -> None:
-        nodes = [nodes_of(f"{next(numbers)} {'word ' * 3000}") for _ in range(2)]
+        nodes = [nodes_of(f"{next(numbers)} {'word ' * 3000}") for _ in range(8)]
         await asyncio.gather(*(synthesizer.asynthesize(QUESTION, found) for found in nodes))
 
     await assert_loop_stays_free(work, least=0.1)

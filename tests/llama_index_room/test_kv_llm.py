@@ -150,10 +150,10 @@ def test_what_does_not_fit_is_counted(fresh: Fresh) -> None:
 
 
 async def test_async_with_documents_leaves_the_loop_free(fresh: Fresh) -> None:
-    llm, numbers = GritLLM(fresh(), max_new_tokens=8), iter(range(100))
+    llm, numbers = GritLLM(fresh(), max_new_tokens=24), iter(range(100))
 
     async def work() -> None:
-        texts = [f"{next(numbers)} {'word ' * 3000}" for _ in range(2)]
+        texts = [f"{next(numbers)} {'word ' * 3000}" for _ in range(8)]
         await asyncio.gather(*(llm.acomplete(QUESTION, documents=[text]) for text in texts))
 
     await assert_loop_stays_free(work, least=0.1)

@@ -1,0 +1,34 @@
+"""Recovery from faults: which ones cost a miss rather than an answer, and the error that each amounts to."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+from grit_integrations.errors import CacheError, CacheFullError
+from grit_integrations.kv.sizes import format_size
+
+# Damaged tables make sqlite give messages, or values, that Python cannot read.
+FAULTS = (OSError, sqlite3.Error, UnicodeDecodeError, CacheError, MemoryError)
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def as_cache_error(error: BaseException, path: Path | None) -> CacheError:
+    """Return the error of this package that a fault amounts to."""
+    if isinstance(error, CacheError):
+        return error
+    if (isinstance(error, OSError) and error.errno in _FULL) or "is full" in str(error):
+        return CacheFullError(f"The disk has no room at {path}: {error}. Free some, or lower max_bytes.")
+    return CacheError(
+        f"The KV cache at {path} cannot be used as asked ({type(error).__name__}: {error}). "
+        "It needs a folder that can be read and written; path=None keeps blocks in RAM only."
+    )
+
+
+def too_large(found: int, limit: int) -> CacheFullError:
+    """Return the error for a block that is larger than the bound of the files."""
+    return CacheFullError(
+        f"A block of {format_size(found)} is larger than max_bytes={format_size(limit)}. "
+        "Raise max_bytes to keep it on disk."
+    )
