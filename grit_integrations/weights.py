@@ -91,7 +91,10 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
 
     device = _device(options)
     dtype = _dtype(options.dtype, checkpoint.dtype, device)
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation or attention.register()}
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": options.attn_implementation or attention.register(),
+    }
     if options.quantization_config is not None:
         arguments["quantization_config"] = options.quantization_config
     if options.device_map is not None:

@@ -51,9 +51,7 @@ class KeySpace:
         return _digest(b"root", *(part.encode() for part in (FORMAT, *astuple(self))))
 
 
-def child(
-    parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False
-) -> bytes:
+def child(parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False) -> bytes:
     """Return the digest of a block behind `parent`, the digest of everything before it.
 
     A bidirectional block depends on nothing before it, so its own key is a child of the space's root; a causal block
