@@ -225,7 +225,7 @@ def index_cost(_: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterat
         (document,) = documents_of(grit, tokens)
         for mode, precision in (("off", "native"), ("prefix", "native"), ("doc", "native"), ("doc", "int8")):
             seconds, stored = [], 0
-            for turn in range(1 + 3):
+            for turn in range(1 + 2):
                 path = work / f"index-{turn}"
                 with KVCacheStore(path, precision=precision) as store:
                     grit.kv_store, grit.caching = store, mode

@@ -89,6 +89,7 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
 
     from grit_integrations import attention
 
+    _settle_vector_functions()
     device = _device(options)
     dtype = _dtype(options.dtype, checkpoint.dtype, device)
     arguments: dict[str, Any] = {
@@ -119,6 +120,20 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
     lm.requires_grad_(False).eval()
     head = _projection_head(options.embedding_head, lm, dtype)
     return Weights(lm=lm, head=head, device=torch.device(lm.device), dtype=dtype)
+
+
+def _settle_vector_functions() -> None:
+    """Call cosine and sine once on one thread.
+
+    Their library chooses its kernels at the first call. When two threads meet in that call, as in the first rotary
+    embedding of a process, one of them may compute with an error of 1e-4 (seen in 1 of 45 processes with torch 2.13):
+    enough that a block which another process reads differs from one made there.
+    """
+    import torch
+
+    few = torch.ones(8)  # too few for a second thread
+    few.cos()
+    few.sin()
 
 
 def _full_attention_config(checkpoint: Checkpoint) -> PretrainedConfig:

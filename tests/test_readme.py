@@ -23,6 +23,34 @@ def test_the_first_example_runs_and_has_ten_lines(capsys: pytest.CaptureFixture[
     assert printed[2] == "True"
 
 
+def test_the_caching_example_reads_its_document_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = (
+        code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "KVCacheStore" in code
+    )
+    exec(compile(example, "README.md", "exec"), {})
+    first, second, prompt = map(int, capsys.readouterr().out.split())
+    assert first == 0 and second > 0.9 * prompt
+
+
+def test_caching_figures_are_the_benchmark_s() -> None:
+    rows = json.loads((RESULTS / "caching.json").read_text())["rows"]
+    table = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, flags=re.MULTILINE)
+    assert table
+    size = {"question": 32, "new": 16}
+    for arm, *shown in table:
+        found = [
+            row
+            for document in (500, 4000)
+            for row in rows
+            if row["arm"] == arm.strip() and all(row.get(k) == v for k, v in {**size, "document": document}.items())
+        ]
+        figures = [f"{row[what]['median']:.{digits}f}" for row in found for what, digits in (("ttft", 3), ("total", 2))]
+        assert shown == figures, arm
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target
