@@ -38,7 +38,9 @@ def test_the_caching_example_reads_its_document_once(
 def test_caching_figures_are_the_benchmark_s() -> None:
     rows = json.loads((RESULTS / "caching.json").read_text())["rows"]
     table = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, flags=re.MULTILINE)
-    assert table
+    arms = {row["arm"] for row in rows}
+    table = [row for row in table if row[0].strip() in arms]
+    assert len(table) > 10
     size = {"question": 32, "new": 16}
     for arm, *shown in table:
         found = [
