@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grit_integrations.errors import CollectionMismatchError, MissingExtraError, OptionError
-from grit_integrations.model import BUNDLED_NAME, GritLM
+from grit_integrations.handle import BUNDLED_NAME
+from grit_integrations.model import GritLM
 
 try:
     import chromadb

@@ -1,35 +1,36 @@
-"""A prompt to tokens: the decode loop, sampling, stop strings, streaming text."""
+"""A prompt to tokens: the decode loop, sampling, constraints, stop strings, streaming text."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessorList
 
+from grit_integrations.constraints import Constraint, SpanConstraint, restricted
 from grit_integrations.detokenization import Detokenizer
 from grit_integrations.generation import (
     Decoding,
     FinishReason,
     Generation,
     GenerationChunk,
+    Quote,
+    Quoting,
     Timings,
     TokenLogprob,
     Usage,
 )
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.prefill import Prefill, Reading
+from grit_integrations.sampling import logits_processors, random_generator
+from grit_integrations.span_search import SpanSearch
+from grit_integrations.spans import Place, Spans
 from grit_integrations.tokenization import PromptTokenizer
+from grit_integrations.tree import Branch, TreeReader, check_kernel
 from grit_integrations.weights import Weights
 
 _RESERVE = 256  # new tokens that a cache has room for before it first doubles
@@ -68,15 +69,38 @@ class StopText:
         return 0
 
 
+class TextSource(Protocol):
+    """Turns a row's tokens into text."""
+
+    def push(self, token: int) -> str:
+        """Return the text that can be shown now that `token` has come."""
+        ...
+
+    def flush(self) -> str:
+        """Return what is left at the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search for the best span, and what reads for it behind the row's prompt."""
+
+    spans: SpanSearch
+    tree: TreeReader
+    logits: Tensor  # behind the prompt, (1, vocab) float32
+
+
 @dataclass(slots=True)
 class Row:
     """One running generation: its prompt being read, its options, and what it has said so far."""
 
     reading: Reading
     decoding: Decoding
+    spans: Spans | None
+    constraint: Constraint | None
     processors: LogitsProcessorList
     generator: torch.Generator | None
-    detokenizer: Detokenizer
+    text: TextSource
     stop: StopText
     asked: float
     queued: float
@@ -85,8 +109,11 @@ class Row:
     prefilled: float = 0.0
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    held: float = 0.0  # log-probability of the tokens among those that the constraint allowed
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    search: _Search | None = None
+    quotes: tuple[Quote, ...] = ()
 
 
 class Decoder:
@@ -94,28 +121,39 @@ class Decoder:
 
     def __init__(self, weights: Weights, tokenizer: PromptTokenizer, prefill: Prefill) -> None:
         self._prefill = prefill
-        self._device = weights.device
+        self._weights = weights
         self._tokenizer = tokenizer
         self._backend = tokenizer.hf.backend_tokenizer
         self._end_ids = _end_ids(weights, tokenizer)
         self._letter = tokenizer.encode_texts(["a"])[0]
 
-    def start(self, reuse: Reuse, decoding: Decoding, *, asked: float, queued: float) -> Row:
+    def start(
+        self, reuse: Reuse, decoding: Decoding, *, asked: float, queued: float, spans: Spans | None = None
+    ) -> Row:
         """Return a row for a prompt; nothing is computed yet.
 
         Args:
             reuse: the prompt and the blocks of it that are stored.
             decoding: how tokens are chosen and when they end.
+            spans: what may be quoted, if `decoding` asks for a quote; they hold none of its stop strings.
             asked: when the caller asked, a `time.perf_counter()` reading.
             queued: when the request came to the model's thread.
+
+        Raises:
+            OptionError: spans are to be scored, and the model's attention kernel takes no mask.
         """
+        if decoding.quoting is not None and decoding.quoting.method == "spans":
+            check_kernel(self._weights)
+        constraint = None if spans is None else SpanConstraint(spans, self._end_ids)
         return Row(
             reading=self._prefill.begin(reuse, room=min(decoding.max_new_tokens, _RESERVE)),
             decoding=decoding,
-            processors=_processors(decoding),
-            generator=_generator(decoding, self._device),
-            detokenizer=Detokenizer(self._backend),
-            stop=StopText(decoding.stop),
+            spans=spans,
+            constraint=constraint,
+            processors=logits_processors(decoding),
+            generator=random_generator(decoding, self._weights.device),
+            text=constraint or Detokenizer(self._backend),
+            stop=StopText(() if spans is not None else decoding.stop),
             asked=asked,
             queued=queued,
             started=time.perf_counter(),
@@ -136,29 +174,79 @@ class Decoder:
             self._prefill.advance(row.reading)
             if not row.reading.done:
                 return None
-        first = not row.token_ids
+        quoting = row.decoding.quoting
+        if row.spans is not None and quoting is not None and quoting.method == "spans":
+            return self._search_step(row, row.spans, quoting)
         logits = self._logits(row)  # (1, vocab) float32
         token = self._choose(row, logits)
         logprobs = self._logprobs(row, logits, token)
-        now = time.perf_counter()
-        row.first_token = row.first_token or now
-        if first:
-            self._prefill.keep_suffix(row.reading)
+        row.first_token = row.first_token or time.perf_counter()
         row.token_ids.append(token)
         row.logprobs += logprobs
         text = self._text(row, token)
         if row.finish_reason is None:
             return GenerationChunk(text, logprobs)
+        if isinstance(row.constraint, SpanConstraint) and row.constraint.place is not None:
+            row.quotes = (self._quote(row, row.constraint.place, row.held),)
         return GenerationChunk(text, logprobs, self._finish(row))
+
+    def _search_step(self, row: Row, spans: Spans, quoting: Quoting) -> GenerationChunk | None:
+        """Read one chunk of the documents' spans; when the best is known, return it."""
+        if row.search is None:
+            logits = self._logits(row)
+            longest = min(quoting.longest, row.decoding.max_new_tokens)
+            search = SpanSearch(
+                spans, self._end_ids, longest=longest, length_penalty=quoting.length_penalty, logits=logits
+            )
+            row.search = _Search(search, self._prefill.tree(row.reading.cache), logits)
+            return None
+        paths = row.search.spans.next_paths()
+        if paths:
+            row.search.spans.take(paths, row.search.tree.read([path.branch for path in paths]))
+            return None
+        return self._best_span(row, row.search)
+
+    def _best_span(self, row: Row, search: _Search) -> GenerationChunk:
+        best = search.spans.best
+        assert best is not None, "the documents have a word, which was checked when the spans were made"
+        if row.decoding.logprobs is not None:
+            (behind,) = search.tree.read([Branch(best.ids)])
+            rows = torch.split(torch.cat([search.logits, behind]), 1)
+            for logits, token in zip(rows, (*best.ids, self._tokenizer.eos_id), strict=True):
+                row.logprobs += self._logprobs(row, logits, token)
+        row.token_ids = [*best.ids, self._tokenizer.eos_id]
+        row.quotes = (self._quote(row, best.place, best.logprob),)
+        row.pieces = [row.quotes[0].text]
+        row.first_token, row.finish_reason = time.perf_counter(), "stop"
+        return GenerationChunk(row.quotes[0].text, tuple(row.logprobs), self._finish(row))
+
+    def _quote(self, row: Row, place: Place, logprob: float) -> Quote:
+        assert row.spans is not None and row.decoding.quoting is not None
+        place = row.spans.first(place)
+        text = row.spans.documents[place.document][place.start : place.end]
+        said = sum(token not in self._end_ids for token in row.token_ids)
+        score = logprob / said**row.decoding.quoting.length_penalty
+        return Quote(text, place.document, place.start, place.end, score)
 
     def _logits(self, row: Row) -> Tensor:
         if row.token_ids:
             return self._prefill.logits(row.reading.cache, (row.token_ids[-1],))
         logits = self._prefill.last_logits(row.reading)
         row.prefilled = time.perf_counter()
+        self._prefill.keep_suffix(row.reading)
         return logits
 
     def _choose(self, row: Row, logits: Tensor) -> int:
+        if row.constraint is None:
+            return self._sample(row, logits)
+        room = row.decoding.max_new_tokens - len(row.token_ids)
+        logits = restricted(logits, row.constraint.allowed(room))
+        token = self._sample(row, logits)
+        row.constraint.advance(token)
+        row.held += float(torch.log_softmax(logits[0], dim=-1)[token])
+        return token
+
+    def _sample(self, row: Row, logits: Tensor) -> int:
         if row.processors:
             seen = torch.tensor([[*row.reading.reuse.plan.prompt_ids, *row.token_ids]], device=logits.device)
             logits = row.processors(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits.clone()))
@@ -180,15 +268,15 @@ class Decoder:
     def _text(self, row: Row, token: int) -> str:
         """Return the text that `token` adds, and set the row's finish reason if it is the last one."""
         if token in self._end_ids:
-            row.finish_reason = "stop"
-            shown = row.stop.push(row.detokenizer.flush()) + row.stop.flush()
+            row.finish_reason = "length" if row.constraint is not None and row.constraint.cut_short else "stop"
+            shown = row.stop.push(row.text.flush()) + row.stop.flush()
         else:
-            shown = row.stop.push(row.detokenizer.push(token))
+            shown = row.stop.push(row.text.push(token))
             if row.stop.found:
                 row.finish_reason = "stop"
             elif len(row.token_ids) == row.decoding.max_new_tokens:
                 row.finish_reason = "length"
-                shown += row.stop.push(row.detokenizer.flush()) + row.stop.flush()
+                shown += row.stop.push(row.text.flush()) + row.stop.flush()
         row.pieces.append(shown)
         return shown
 
@@ -211,6 +299,7 @@ class Decoder:
             timings=timings,
             cache=reuse.report(),
             logprobs=tuple(row.logprobs),
+            quotes=row.quotes,
         )
 
     def _piece(self, token: int) -> str:
@@ -223,31 +312,3 @@ def _end_ids(weights: Weights, tokenizer: PromptTokenizer) -> frozenset[int]:
     configured = getattr(weights.lm.generation_config, "eos_token_id", None)
     extra = configured if isinstance(configured, list) else [configured]
     return frozenset([tokenizer.eos_id, *(int(token) for token in extra if token is not None)])
-
-
-def _processors(decoding: Decoding) -> LogitsProcessorList:
-    """Return transformers' own processors in the order in which `generate` applies them."""
-    processors = LogitsProcessorList()
-    if decoding.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
-    if decoding.temperature == 0:
-        return processors
-    if decoding.temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(decoding.temperature))
-    if decoding.top_k:
-        processors.append(TopKLogitsWarper(decoding.top_k))
-    if decoding.top_p < 1.0:
-        processors.append(TopPLogitsWarper(decoding.top_p))
-    return processors
-
-
-def _generator(decoding: Decoding, device: torch.device) -> torch.Generator | None:
-    """Return the row's own source of randomness, or `None` for greedy decoding."""
-    if decoding.temperature == 0:
-        return None
-    generator = torch.Generator(device=device)
-    if decoding.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(decoding.seed)
-    return generator

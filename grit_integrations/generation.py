@@ -14,7 +14,41 @@ FinishReason = Literal["stop", "length"]
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)
 
+# How a quote is found: token by token, or as the best of all spans.
+QuoteMethod = Literal["tokens", "spans"]
+QUOTE_METHODS: tuple[QuoteMethod, ...] = get_args(QuoteMethod)
+
 OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quoting:
+    """How an answer is held to the documents' own words. `docs/quoting.md` explains the methods.
+
+    Attributes:
+        method: `"tokens"` chooses token by token among those that continue a span, greedily or by sampling; `"spans"`
+            scores every span of up to `longest` tokens and takes the best.
+        sentences: quote only from so many sentences of all documents, those nearest to the question by the model's own
+            embeddings and shared words; 0 quotes from all of them.
+        longest: at most so many tokens in a scored span (`"spans"` only).
+        length_penalty: a quote's score is its log-probability over its tokens to this power.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    method: QuoteMethod = "tokens"
+    sentences: int = 0
+    longest: int = 24
+    length_penalty: float = 0.5
+
+    def __post_init__(self) -> None:
+        known = " or ".join(repr(method) for method in QUOTE_METHODS)
+        _check(self.method in QUOTE_METHODS, "method", self.method, known)
+        _check(_is_count(self.sentences, 0), "sentences", self.sentences, "a whole number from 0 (all) up")
+        _check(_is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
+        penalty = self.length_penalty
+        _check(_is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +64,10 @@ class Decoding:
         repetition_penalty: above 1 makes tokens that already occurred (prompt included) less likely.
         stop: strings that end the text; they may span tokens and are not part of it.
         logprobs: report each token's log-probability and that of so many alternatives; `None` reports none.
+        quote: hold the answer to one span of the documents, word for word; `True` means `Quoting()`.
 
     Raises:
-        OptionError: a value outside its range.
+        OptionError: a value outside its range, or options that contradict each other.
     """
 
     max_new_tokens: int = 256
@@ -43,6 +78,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    quote: bool | Quoting = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -59,6 +95,24 @@ class Decoding:
         _check(_is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
         _check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
         _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
+        _check(isinstance(self.quote, bool | Quoting), "quote", self.quote, "True, False or a Quoting")
+        object.__setattr__(self, "quote", Quoting() if self.quote is True else self.quote)
+        self._check_spans()
+
+    @property
+    def quoting(self) -> Quoting | None:
+        """How the answer is quoted; `None` if it is free."""
+        return self.quote if isinstance(self.quote, Quoting) else None
+
+    def _check_spans(self) -> None:
+        if self.quoting is None or self.quoting.method != "spans":
+            return
+        idle = [name for name, value in (("temperature", 0), ("repetition_penalty", 1)) if getattr(self, name) != value]
+        if idle:
+            raise OptionError(
+                f"{' and '.join(idle)} cannot change which span is the best. Leave them out, or quote with "
+                "method='tokens'."
+            )
 
     def with_options(self, **overrides: Any) -> Decoding:
         """Return a copy with per-call options put over these; `None` keeps what is here.
@@ -160,8 +214,28 @@ class CacheReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """A span of a document, word for word.
+
+    Attributes:
+        text: what is quoted: `documents[document][start:end]`.
+        document: index into the documents that were given.
+        start: its first character.
+        end: the character behind its last.
+        score: how good it is; of a generation, see `Quoting.length_penalty`; of a sentence, its nearness to the
+            question.
+    """
+
+    text: str
+    document: int
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished generation: its text, its tokens, why it ended, and what it cost."""
+    """A finished generation: its text, its tokens, why it ended, what it cost, and what it quotes."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -170,6 +244,7 @@ class Generation:
     timings: Timings
     cache: CacheReport
     logprobs: tuple[TokenLogprob, ...] = ()
+    quotes: tuple[Quote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from grit_integrations.checkpoint import Checkpoint
 from grit_integrations.encoder import EncoderInput
 from grit_integrations.errors import ContextOverflowError, OptionError, PromptError
-from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.generation import CACHINGS, Caching, Decoding
 from grit_integrations.kv.plan import Plan
 from grit_integrations.layout import lay_out
 from grit_integrations.planning import plan_prompt
 from grit_integrations.prompts import Messages, as_messages, check_characters, check_text, embedding_header
+from grit_integrations.span_graph import Region
+from grit_integrations.spans import Spans, whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Prompt:
     known_documents: Sequence[str] = ()
     caching: Caching = "prefix"
     query_instruction: str = ""
+    quotable: Sequence[tuple[int, int]] | None = None
 
 
 def generation_plan(checkpoint: Checkpoint, prompt: Prompt, *, max_new_tokens: int) -> Plan:
@@ -73,6 +76,51 @@ def generation_plan(checkpoint: Checkpoint, prompt: Prompt, *, max_new_tokens: i
             f"max_new_tokens={max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
         )
     return plan
+
+
+def check_quoting(prompt: Prompt, decoding: Decoding) -> None:
+    """Raise `OptionError` if a quote is asked for and there is nothing to quote from."""
+    if decoding.quoting is not None and not prompt.documents:
+        raise OptionError(
+            "quote was asked for without any document to quote from. Pass documents=[text], or leave quote out."
+        )
+
+
+def quotable_regions(prompt: Prompt) -> list[Region]:
+    """Return the parts of a prompt's documents that may be quoted.
+
+    Raises:
+        OptionError: parts that the documents do not have.
+    """
+    if prompt.quotable is None:
+        return whole(prompt.documents)
+    lengths = [len(document) for document in prompt.documents]
+    parts = list(prompt.quotable)
+    fits = len(parts) == len(lengths) and all(
+        0 <= start <= end <= length for (start, end), length in zip(parts, lengths, strict=True)
+    )
+    if not fits:
+        raise OptionError(
+            f"quotable={parts!r} does not fit documents of {lengths} characters. Give one (start, end) a document."
+        )
+    return [Region(index, start, end, end) for index, (start, end) in enumerate(parts)]
+
+
+def quotable_spans(checkpoint: Checkpoint, prompt: Prompt, decoding: Decoding, regions: Sequence[Region]) -> Spans:
+    """Return what may be quoted of `regions` of a prompt's documents.
+
+    Raises:
+        OptionError: the shortest word has more tokens than the answer may have.
+        PromptError: there is no word to quote.
+    """
+    spans = Spans(checkpoint.tokenizer, prompt.documents, regions=regions, stops=decoding.stop)
+    limits = {"max_new_tokens": decoding.max_new_tokens}
+    if decoding.quoting is not None and decoding.quoting.method == "spans":
+        limits["longest"] = decoding.quoting.longest
+    for name, limit in limits.items():
+        if spans.least > limit:
+            raise OptionError(f"{name}={limit} is too few: the shortest quote takes {spans.least} tokens. Allow more.")
+    return spans
 
 
 def count_prompt_tokens(checkpoint: Checkpoint, prompt: Prompt) -> int:

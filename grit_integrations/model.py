@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,38 +18,30 @@ from tqdm import tqdm
 from typing_extensions import Unpack
 
 from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, KEEPS_DOCUMENTS, BlockCache, total_report
-from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
-from grit_integrations.encoder import POOLINGS, EncoderInput, Pooling
-from grit_integrations.engine import Engine, loaded_engine, shared_engine
-from grit_integrations.errors import GritError, OptionError
+from grit_integrations.encoder import EncoderInput
+from grit_integrations.engine import Engine, loaded_engine
+from grit_integrations.errors import GritError
 from grit_integrations.generation import CacheReport, Caching, Decoding, Generation
-from grit_integrations.inputs import Prompt, check_caching, count_prompt_tokens, embedding_inputs, generation_plan
-from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store import KVCacheStore
-from grit_integrations.prompts import Messages, check_characters
+from grit_integrations.handle import ModelHandle
+from grit_integrations.inputs import (
+    Prompt,
+    check_quoting,
+    count_prompt_tokens,
+    embedding_inputs,
+    generation_plan,
+    quotable_regions,
+    quotable_spans,
+)
+from grit_integrations.prompts import Messages, check_characters, merge_turns
+from grit_integrations.quoting import best_regions
 from grit_integrations.scheduler import Keep
+from grit_integrations.spans import Spans
 from grit_integrations.streaming import GenerationStream
-from grit_integrations.weights import LoadOptions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Vectors = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 
-BUNDLED = Path(__file__).parent / "bundled" / "grit-mini"
-BUNDLED_NAME = "grit-mini"
 _BAR_DELAY = 2.0  # seconds before a progress bar appears
-
-
-def default_source() -> str:
-    """Return the model that adapters use when none is named: the environment's `GRIT_MODEL`, else the bundled one."""
-    return os.environ.get("GRIT_MODEL") or BUNDLED_NAME
-
-
-def default_device() -> str | None:
-    """Return the environment's `GRIT_DEVICE`; `None` is the best device here."""
-    return os.environ.get("GRIT_DEVICE") or None
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -62,16 +52,19 @@ class GenerationOptions(TypedDict, total=False):
         caching: another mode than the object's.
         known_documents: texts that may stand verbatim in the messages; where one does, it is a block of the KV cache.
             Documents given to `remember_documents` are known anyway.
-        query_instruction: what the question was embedded under; only the `query` modes use it.
+        query_instruction: what the question was embedded under; used by the `query` modes of caching, and by quoting
+            that picks sentences.
+        quotable: of each document, where the part begins and ends that may be quoted, in characters; by default all.
     """
 
     decoding: Decoding | None
     caching: Caching | None
     known_documents: Sequence[str]
     query_instruction: str
+    quotable: Sequence[tuple[int, int]] | None
 
 
-class GritLM:
+class GritLM(ModelHandle):
     """One GRIT model that embeds and generates from a single set of weights.
 
     Constructing one costs nothing: the checkpoint is opened and loaded at first use, or at once by
@@ -103,145 +96,6 @@ class GritLM:
         2
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        revision: str | None = None,
-        device: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        device_map: Any = None,
-        local_files_only: bool = False,
-        embedding_head: str | Path | None = None,
-        pooling: Pooling | None = None,
-        normalize: bool = True,
-        truncate_dim: int | None = None,
-        caching: Caching = "prefix",
-        kv_store: KVCacheStore | None = None,
-        cache_policy: CachePolicy | None = None,
-    ) -> None:
-        check_caching(caching)
-        if pooling is not None and pooling not in POOLINGS:
-            raise OptionError(f"pooling={pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if truncate_dim is not None and truncate_dim < 1:
-            raise OptionError(f"truncate_dim={truncate_dim} is not possible. Give 1 or more, or None.")
-        self.source = str(source)
-        if self.source == BUNDLED_NAME and dtype == "auto":
-            dtype = "float32"  # so small that rounding costs more than it saves: the same vectors on every machine
-        self.revision = revision
-        self.normalize = normalize
-        self.truncate_dim = truncate_dim
-        self.requested_pooling = pooling
-        self.caching = caching
-        self.kv_store = kv_store
-        self.cache_policy = cache_policy or CachePolicy()
-        self._local_files_only = local_files_only
-        self.load_options = LoadOptions(
-            device=None if device is None else str(device),
-            dtype=str(dtype),
-            attn_implementation=attn_implementation,
-            quantization_config=quantization_config,
-            device_map=device_map,
-            embedding_head=None if embedding_head is None else Path(embedding_head),
-        )
-        self._lock = threading.RLock()
-        self._checkpoint: Checkpoint | None = None
-        self._engine: Engine | None = None
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, *, progress: bool | None = None, **options: Any) -> GritLM:
-        """Return a loaded model; the options are those of the constructor.
-
-        Raises:
-            ModelLoadError: the checkpoint, its tokenizer or the device cannot be used; the message names the cure.
-        """
-        return cls(source, **options).load(progress=progress)
-
-    @classmethod
-    def bundled(cls, **options: Any) -> GritLM:
-        """Return grit-mini, the small model that ships with this package: no network, and a CPU is enough."""
-        return cls.from_pretrained(BUNDLED_NAME, **options)
-
-    def load(self, *, progress: bool | None = None) -> GritLM:
-        """Load the weights now instead of at first use, and return this object."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = shared_engine(self.checkpoint, self.load_options, progress=progress)
-        return self
-
-    def unload(self) -> None:
-        """Let go of the weights; they leave memory when no other object uses them. The next call loads them again."""
-        with self._lock:
-            self._engine = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether this object holds loaded weights."""
-        return self._engine is not None
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint's files; opening them reads no weights."""
-        with self._lock:
-            if self._checkpoint is None:
-                self._checkpoint = self._find()
-            return self._checkpoint
-
-    @property
-    def name(self) -> str:
-        """What this model is called in traces and usage reports."""
-        return self.source
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding; loads the weights if there is a projection head."""
-        if self.load_options.embedding_head is not None:
-            full = self._loaded().weights.dim
-        else:
-            full = int(self.checkpoint.config["hidden_size"])
-        return min(full, self.truncate_dim or full)
-
-    @property
-    def window(self) -> int:
-        """The most tokens that a prompt and its answer may have together."""
-        return self.checkpoint.window
-
-    @property
-    def pooling(self) -> Pooling:
-        """How token states become one vector."""
-        return self.requested_pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of weights, config, tokenizer and head; vectors of models with other fingerprints do not compare."""
-        head = self.load_options.embedding_head
-        return self.checkpoint.fingerprint if head is None else digest_with_head(self.checkpoint.fingerprint, head)
-
-    @property
-    def lm(self) -> PreTrainedModel:
-        """The loaded transformers model."""
-        return self._loaded().weights.lm
-
-    def describe(self) -> dict[str, object]:
-        """Return what is loaded: architecture, device, precision, window, dimension, parameters, bytes, fingerprint."""
-        weights = self._loaded().weights
-        return {
-            "model": self.name,
-            "architecture": type(weights.lm).__name__,
-            "device": str(weights.device),
-            "dtype": str(weights.dtype).removeprefix("torch."),
-            "window": self.window,
-            "dim": self.dim,
-            "pooling": self.pooling,
-            "parameters": sum(parameter.numel() for parameter in weights.lm.parameters()),
-            "bytes": weights.nbytes(),
-            "fingerprint": self.fingerprint,
-        }
-
     # Embedding
 
     def embed_queries(
@@ -264,7 +118,7 @@ class GritLM:
             PromptError: not a string, NUL, lone surrogate.
             ContextOverflowError: a text is longer than the window.
         """
-        return self._embed(texts, "Query", instruction, truncate, progress)
+        return self._embed(texts, "Query", instruction=instruction, truncate=truncate, progress=progress)
 
     def embed_documents(
         self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
@@ -274,7 +128,7 @@ class GritLM:
         With `caching="doc"` (or `"query-doc"`, `"doc-query"`) the keys and values of the same pass are kept, so that
         answers from these documents start from them.
         """
-        return self._embed(texts, "Document", instruction, truncate, progress)
+        return self._embed(texts, "Document", instruction=instruction, truncate=truncate, progress=progress)
 
     async def aembed_queries(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
         """Embed queries without blocking the event loop; cancelling the task stops the work."""
@@ -310,18 +164,20 @@ class GritLM:
             **options: see `GenerationOptions`.
 
         Raises:
-            PromptError: messages or documents that cannot become a prompt.
+            PromptError: messages or documents that cannot become a prompt, or documents without a word to quote.
             ContextOverflowError: prompt and `max_new_tokens` exceed the window.
-            OptionError: a caching mode that does not exist.
+            OptionError: a caching mode that does not exist, or a quote without any document.
             CacheError: a mode that moves documents, for a model whose RoPE does not allow it.
         """
         asked = time.perf_counter()
         decoding = options.get("decoding") or Decoding()
         prompt = self._prompt(messages, documents, options)
+        check_quoting(prompt, decoding)
         plan = generation_plan(self.checkpoint, prompt, max_new_tokens=decoding.max_new_tokens)
+        spans = self._spans(prompt, decoding)
         engine = self._loaded()
         reuse = self._cache(engine).reuse(plan, prompt.caching)
-        return GenerationStream(engine.scheduler.generate(reuse, decoding, asked=asked), engine)
+        return GenerationStream(engine.scheduler.generate(reuse, decoding, asked=asked, spans=spans), engine)
 
     async def astream(
         self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
@@ -396,26 +252,6 @@ class GritLM:
         prompt = Prompt(messages=messages, documents=documents, caching=caching or self.caching)
         return count_prompt_tokens(self.checkpoint, prompt)
 
-    def __repr__(self) -> str:
-        return f"GritLM({self.source!r}, {'loaded' if self.is_loaded else 'not loaded'})"
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickle the arguments, not the weights: another process loads them for itself."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_checkpoint", "_engine")}
-
-    def __setstate__(self, state: Mapping[str, object]) -> None:
-        self.__dict__.update(state)
-        self._lock, self._checkpoint, self._engine = threading.RLock(), None, None
-
-    def _find(self) -> Checkpoint:
-        source = BUNDLED if self.source == BUNDLED_NAME else self.source
-        return find_checkpoint(source, revision=self.revision, local_files_only=self._local_files_only)
-
-    def _loaded(self) -> Engine:
-        self.load()
-        with self._lock:
-            return self._engine or self.load()._loaded()
-
     def _cache(self, engine: Engine) -> BlockCache:
         store = self.kv_store if self.kv_store is not None else engine.memory
         return BlockCache(engine, store, self.cache_policy, self.load_options.quantization_key())
@@ -429,7 +265,26 @@ class GritLM:
             known_documents=[*options.get("known_documents", ()), *recent],
             caching=options.get("caching") or self.caching,
             query_instruction=options.get("query_instruction", ""),
+            quotable=options.get("quotable"),
         )
+
+    def _spans(self, prompt: Prompt, decoding: Decoding) -> Spans | None:
+        """Return what the answer may quote; `None` if it is free. Picking sentences embeds them, and waits for it."""
+        quoting = decoding.quoting
+        if quoting is None:
+            return None
+        regions = quotable_regions(prompt)
+        if quoting.sentences:
+            question = [turn.content for turn in merge_turns(prompt.messages) if turn.role == "user"][-1]
+            regions = best_regions(
+                _Unkept(self),
+                question,
+                prompt.documents,
+                regions,
+                limit=quoting.sentences,
+                instruction=prompt.query_instruction,
+            )
+        return quotable_spans(self.checkpoint, prompt, decoding, regions)
 
     def _about(self, documents: Sequence[str]) -> Prompt:
         """Return a prompt that begins with `documents` as every question about them does in this object's mode."""
@@ -445,13 +300,20 @@ class GritLM:
         return self._cache(engine).keeper(items, self.caching, document=kind == "Document") if wanted else None
 
     def _embed(
-        self, texts: Sequence[str], kind: str, instruction: str, truncate: bool, progress: bool | None
+        self,
+        texts: Sequence[str],
+        kind: str,
+        *,
+        instruction: str = "",
+        truncate: bool = False,
+        progress: bool | None = None,
+        keep_blocks: bool = True,
     ) -> Vectors:
         inputs = embedding_inputs(self.checkpoint, texts, kind, instruction=instruction, truncate=truncate)
         if not inputs:
             return np.zeros((0, self.dim), dtype=np.float32)
         engine = self._loaded()
-        keep = self._keeper(engine, inputs, kind, instruction)
+        keep = self._keeper(engine, inputs, kind, instruction) if keep_blocks else None
         disable = None if progress is None else not progress
         with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable, delay=_BAR_DELAY) as bar:
             future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update, keep=keep)
@@ -476,6 +338,19 @@ class GritLM:
         if self.normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return np.ascontiguousarray(vectors.numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class _Unkept:
+    """A model's embeddings of texts that nobody will ask about: no keys and values are kept."""
+
+    grit: GritLM
+
+    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> Vectors:
+        return self.grit._embed(texts, "Query", instruction=instruction, progress=False, keep_blocks=False)
+
+    def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
+        return self.grit._embed(texts, "Document", truncate=truncate, progress=False, keep_blocks=False)
 
 
 def _wait(future: Future[Result]) -> Result:

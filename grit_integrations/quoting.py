@@ -1,7 +1,8 @@
-"""Answer with the passages' own words: the pieces nearest to the question, by the model that found the passages.
+"""The sentences of documents that answer a question best, by the model that found the documents.
 
 A model as small as grit-mini cannot be trusted to write free text. Quoting needs only what it is good at, and what it
-shows is always true to the source. No weights beyond those of the embedding are used.
+shows is always true to the source. No weights beyond those of the embedding are used. For quotes that the model reads
+out word by word, see `Decoding.quote`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from grit_integrations.model import GritLM
+from grit_integrations.generation import Quote
+from grit_integrations.sentences import pieces, sentences
+from grit_integrations.span_graph import Region
 
 # Measured with grit-mini on SQuAD (dev) and SelQA, 250 questions each with four retrieved passages: share whose first
 # quote holds the answer. One sentence: 71 and 63 %; with shared words: 78 and 73. Two sentences: 85 and 72; with shared
@@ -23,17 +26,7 @@ from grit_integrations.model import GritLM
 SENTENCES = 2
 LEXICAL_WEIGHT = 0.6
 
-_LEAST_WORDS = 3  # "See below." answers nothing
-_ABBREVIATIONS = (
-    *("al", "approx", "ca", "cf", "co", "corp", "dept", "dr", "ed", "eds", "eq", "est", "ex", "fig", "figs"),
-    *("gen", "gov", "inc", "jr", "lt", "ltd", "mr", "mrs", "ms", "mt", "no", "op", "p", "pp", "prof", "rep", "sec"),
-    *("sen", "sgt", "sr", "st", "vol", "vs"),
-)
-_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s)|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|#{1,6})\s)|(?<=\n)(?=#)")
-_LAST_WORD = re.compile(r"(\S+)$")
-_NEXT = re.compile(r"\s*[\"'“‘(\[]*(\w|\S)")
 _WORD = re.compile(r"\w+")
-_HEADING = re.compile(r"\s*#{1,6} ")
 _COMMON = frozenset(
     re.findall(
         r"\w+",
@@ -45,35 +38,36 @@ _COMMON = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """Sentences of a passage, `passages[passage][start:end] == text`, and how near they are to the question."""
+class Embedder(Protocol):
+    """What finds sentences: a `GritLM`."""
 
-    text: str
-    passage: int
-    start: int
-    end: int
-    score: float
+    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> npt.NDArray[np.float32]:
+        """Return (texts, dim) float32."""
+        ...
+
+    def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> npt.NDArray[np.float32]:
+        """Return (texts, dim) float32."""
+        ...
 
 
 def best_quotes(
-    grit: GritLM,
+    grit: Embedder,
     question: str,
-    passages: Sequence[str],
+    documents: Sequence[str],
     *,
     limit: int = 3,
     length: int = SENTENCES,
     instruction: str = "",
     lexical_weight: float = LEXICAL_WEIGHT,
 ) -> list[Quote]:
-    """Return the pieces of `passages` that are nearest to `question`, best first; they do not overlap.
+    """Return the pieces of `documents` that are nearest to `question`, best first; they do not overlap.
 
     Args:
         grit: embeds the question as a query and the pieces as documents.
         question: what is asked.
-        passages: texts in any order; blank ones have nothing to quote.
+        documents: texts in any order; blank ones have nothing to quote.
         limit: at most so many quotes; equal ones count once, and pieces that only ask come last.
-        length: sentences per quote; fewer where a paragraph or a passage ends.
+        length: sentences per quote; fewer where a paragraph or a document ends.
         instruction: what queries are for; the one that found the passages.
         lexical_weight: how much the share of the question's words in a piece adds to its cosine similarity; rare words
             count more.
@@ -82,9 +76,9 @@ def best_quotes(
         EmptyTextError: the question is blank.
     """
     places: dict[str, tuple[int, int, int]] = {}  # of the first of equal pieces
-    for index, passage in enumerate(passages):
-        for start, end in pieces(passage, length):
-            places.setdefault(passage[start:end], (index, start, end))
+    for index, document in enumerate(documents):
+        for start, end in pieces(document, length):
+            places.setdefault(document[start:end], (index, start, end))
     texts = list(places)
     query = _unit(grit.embed_queries([question], instruction=instruction))[0]
     if not texts:
@@ -95,77 +89,38 @@ def best_quotes(
     asks = np.array([_only_asks(text) for text in texts])  # a textbook's own questions answer none
     chosen: list[Quote] = []
     for row in np.lexsort((-scores, asks)):
-        passage_index, start, end = places[texts[row]]
-        taken = (quote for quote in chosen if quote.passage == passage_index)
+        document_index, start, end = places[texts[row]]
+        taken = (quote for quote in chosen if quote.document == document_index)
         if len(chosen) < limit and all(end <= quote.start or quote.end <= start for quote in taken):
-            chosen.append(Quote(texts[row], passage_index, start, end, float(scores[row])))
+            chosen.append(Quote(texts[row], document_index, start, end, float(scores[row])))
     return chosen
 
 
-def pieces(text: str, length: int) -> list[tuple[int, int]]:
-    """Return where each run of `length` neighbouring sentences starts and ends; headings end a run.
+def best_regions(
+    grit: Embedder,
+    question: str,
+    documents: Sequence[str],
+    regions: Sequence[Region],
+    *,
+    limit: int,
+    instruction: str = "",
+) -> list[Region]:
+    """Return the `limit` sentences of `regions` that are nearest to `question`, in the regions' order.
 
-    >>> text = "# Heart\\n\\nIt pumps the blood. It never rests. It is a muscle."
-    >>> [text[start:end] for start, end in pieces(text, 2)]
-    ['It pumps the blood. It never rests.', 'It never rests. It is a muscle.']
+    Regions without any sentence, such as titles, are returned as they are if none has one.
     """
-    runs: list[list[tuple[int, int]]] = []
-    for start, end in sentences(text):
-        if runs and not text[runs[-1][-1][1] : start].strip():
-            runs[-1].append((start, end))
-        else:
-            runs.append([(start, end)])
-    return [
-        (run[first][0], run[min(first + length, len(run)) - 1][1])
-        for run in runs
-        for first in range(max(1, len(run) - length + 1))
-    ]
+    texts = [documents[region.document][region.start : region.end] for region in regions]
+    found = best_quotes(grit, question, texts, limit=limit, length=1, instruction=instruction)
+    places = sorted((quote.document, quote.start, quote.end) for quote in found)
+    return [_within(regions[index], start, end) for index, start, end in places] or list(regions)
 
 
-def sentences(text: str) -> list[tuple[int, int]]:
-    """Return where each sentence of `text` starts and ends, without the white space around it.
-
-    Paragraphs, list items and headings end a sentence; headings themselves and scraps of fewer than three words are
-    left out.
-
-    >>> text = "# Tides\\n\\nDr. Smith saw 2.5 ft. of water. The U.S. coast has tides."
-    >>> [text[start:end] for start, end in sentences(text)]
-    ['Dr. Smith saw 2.5 ft. of water.', 'The U.S. coast has tides.']
-    """
-    spans, start = [], 0
-    for match in _END.finditer(text):
-        if match[0].strip() and not _ends_sentence(text, match):
-            continue
-        spans.append((start, match.end()))
-        start = match.end()
-    spans.append((start, len(text)))
-    stripped = (_strip(text, *span) for span in spans)
-    return [
-        (start, end)
-        for start, end in stripped
-        if len(_WORD.findall(text, start, end)) >= _LEAST_WORDS and not _HEADING.match(text, start, end)
-    ]
+def _within(region: Region, start: int, end: int) -> Region:
+    return Region(region.document, region.start + start, region.start + end, region.start + end)
 
 
 def _only_asks(text: str) -> bool:
     return all(text[start:end].endswith("?") for start, end in sentences(text))
-
-
-def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    """Tell a full stop from the dot of an abbreviation or an initial."""
-    following = _NEXT.match(text, match.end())
-    if following and following[1].islower():
-        return False
-    if not match[0].startswith("."):
-        return True
-    before = _LAST_WORD.search(text, max(0, match.start() - 40), match.start())
-    word = before[1].lstrip("\"'“‘([").lower() if before else ""
-    return not (word in _ABBREVIATIONS or re.fullmatch(r"[a-z]|(?:[a-z]\.)+[a-z]", word))
-
-
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip()))
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

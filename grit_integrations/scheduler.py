@@ -24,6 +24,7 @@ from grit_integrations.generation import Decoding, GenerationChunk
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.prefill import Prefill, Reading
+from grit_integrations.spans import Spans
 
 MOST_ROWS = 8  # generations that run side by side, each with a cache of its own; later ones wait for a place
 
@@ -64,6 +65,7 @@ class GenerateJob:
     reuse: Reuse
     decoding: Decoding
     asked: float
+    spans: Spans | None = None
     channel: Channel[GenerationChunk] = field(default_factory=Channel)
     queued: float = field(default_factory=time.perf_counter)
     row: Row | None = None
@@ -122,9 +124,14 @@ class Scheduler:
         self._submit(job)
         return job.future
 
-    def generate(self, reuse: Reuse, decoding: Decoding, *, asked: float) -> Channel[GenerationChunk]:
-        """Queue a generation; its chunks come through the channel, and closing the channel stops it."""
-        job = GenerateJob(reuse, decoding, asked)
+    def generate(
+        self, reuse: Reuse, decoding: Decoding, *, asked: float, spans: Spans | None = None
+    ) -> Channel[GenerationChunk]:
+        """Queue a generation; its chunks come through the channel, and closing the channel stops it.
+
+        `spans` are what it may quote, if `decoding` asks for a quote.
+        """
+        job = GenerateJob(reuse, decoding, asked, spans)
         self._submit(job)
         return job.channel
 
@@ -241,7 +248,7 @@ class Scheduler:
         for job in self._generates[:MOST_ROWS]:
             try:
                 row = job.row = job.row or self._decoder.start(
-                    job.reuse, job.decoding, asked=job.asked, queued=job.queued
+                    job.reuse, job.decoding, asked=job.asked, queued=job.queued, spans=job.spans
                 )
                 (chunk,) = self._decoder.step([row])
             except Exception as error:  # belongs to this generation alone
@@ -301,5 +308,5 @@ def _take(job: EncodeJob, longest: int, room: int) -> list[int]:
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:
-    if future.set_running_or_notify_cancel():
+    if not future.done() and future.set_running_or_notify_cancel():
         future.set_exception(error)

@@ -9,12 +9,14 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
 from grit_integrations.prompts import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, Text, neutralise
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
 # Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and 8x7B use (gritlm, llama.cpp and vLLM agree on them).
@@ -30,6 +32,14 @@ MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
 
 _LONG = 256  # characters of a text whose ids are worth remembering
 _MOST_CHARACTERS = 2_000_000  # of all texts remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The tokens of a text, and behind how many of its characters each ends; `None` inside a character."""
+
+    ids: tuple[int, ...]
+    ends: tuple[int | None, ...]
 
 
 class PromptTokenizer:
@@ -94,6 +104,25 @@ class PromptTokenizer:
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
         return self._content(texts, fresh=False)
+
+    def neutralised(self, text: str) -> str:
+        """Return `text` as a prompt holds it: with a zero-width space inside every control sequence that it spells."""
+        return neutralise(text, self._control)
+
+    def spell(self, texts: Sequence[str]) -> list[Spelling]:
+        """Return the tokens that spell each text where it continues a prompt, with the places where they end.
+
+        The texts are taken as they are: neutralise them first. A normaliser may still make a token of `control` out
+        of look-alike characters.
+        """
+        lead = "\n" if self._anchor else ""
+        encoded = self._backend.encode_batch([lead + text for text in texts], add_special_tokens=False)
+        return [_spelling(encoding, len(self._anchor), len(lead)) for encoding in encoded]
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that no text may hold, such as BOS and EOS."""
+        return self._special_ids
 
     def count(self, text: str) -> int:
         """Return how many tokens `text` takes inside a prompt."""
@@ -190,6 +219,16 @@ class PromptTokenizer:
                 "GRIT models need a tokenizer in which a newline stands alone (Mistral, Llama, Qwen do)."
             )
         return newline
+
+
+def _spelling(encoding: Encoding, skipped: int, lead: int) -> Spelling:
+    spans = [(max(0, start - lead), end - lead) for start, end in encoding.offsets[skipped:]]
+    # Tokens that share the bytes of one character have that character's span, all of them.
+    ends = [
+        end if after is None or after[0] >= end else None
+        for (_, end), after in zip(spans, [*spans[1:], None], strict=True)
+    ]
+    return Spelling(tuple(encoding.ids[skipped:]), tuple(ends))
 
 
 class _KnownTexts:

@@ -16,7 +16,9 @@ ROOT = Path(grit_integrations.__file__).parent
 # A room may import from rooms with a smaller number only, or from inside itself.
 FLOORS = {
     "errors": 0,
+    "boundaries": 1,
     "generation": 1,
+    "sentences": 1,
     "prompts": 1,
     "finding": 1,
     "channel": 1,
@@ -24,11 +26,18 @@ FLOORS = {
     "kv": 2,
     "tokenization": 2,
     "planning": 3,
+    "span_graph": 3,
     "checkpoint": 3,
     "attention": 3,
     "detokenization": 3,
+    "sampling": 3,
+    "spans": 4,
     "weights": 4,
     "encoder": 5,
+    "constraints": 5,
+    "quoting": 5,
+    "tree": 5,
+    "span_search": 6,
     "inputs": 6,
     "prefill": 6,
     "decoder": 7,
@@ -36,9 +45,10 @@ FLOORS = {
     "engine": 9,
     "caching": 10,
     "streaming": 10,
+    "handle": 10,
     "model": 11,
-    "quoting": 12,
     "training": 12,
+    "evaluation": 13,
     "chroma": 12,
     "langchain": 13,
     "llama_index": 13,
@@ -78,7 +88,7 @@ def test_arrows_point_downward(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_the_core_knows_no_framework(file: Path) -> None:
-    if FLOORS[room_of(file)] >= FLOORS["quoting"]:
+    if FLOORS[room_of(file)] >= FLOORS["training"]:
         return
     assert not {module for module in imports(file) if module.split(".")[0] in FRAMEWORKS}
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grit_integrations import EmptyTextError, GritLM
-from grit_integrations.quoting import best_quotes, pieces, sentences
+from grit_integrations.quoting import best_quotes
+from grit_integrations.sentences import pieces, sentences
 
 
 def cut(text: str) -> list[str]:
@@ -83,7 +84,7 @@ def test_quotes_have_exact_places(tiny: GritLM) -> None:
     ]
     quotes = best_quotes(tiny, "What pumps blood?", passages, limit=10, length=1)
     assert len(quotes) == 3
-    assert all(passages[quote.passage][quote.start : quote.end] == quote.text for quote in quotes)
+    assert all(passages[quote.document][quote.start : quote.end] == quote.text for quote in quotes)
     assert [quote.score for quote in quotes] == sorted((quote.score for quote in quotes), reverse=True)
 
 
@@ -101,7 +102,7 @@ def test_scores_are_cosines_plus_shared_words(tiny: GritLM) -> None:
 def test_repeated_sentences_count_once(tiny: GritLM) -> None:
     passages = ["The heart pumps blood. The heart pumps blood.", "The heart pumps blood."]
     quotes = best_quotes(tiny, "heart", passages, length=1)
-    assert [(quote.passage, quote.start) for quote in quotes] == [(0, 0)]
+    assert [(quote.document, quote.start) for quote in quotes] == [(0, 0)]
 
 
 def test_pieces_do_not_overlap_and_stop_at_headings(tiny: GritLM) -> None:

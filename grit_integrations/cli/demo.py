@@ -289,7 +289,7 @@ def _ask(out: Console, grit: GritLM, side: Side, question: Question, corpus: Pat
 def _quote(grit: GritLM, question: str, hits: Sequence[Hit]) -> str:
     passages = [hit.document.page_content for hit in hits]
     best = best_quotes(grit, question, passages, limit=1, instruction=QUERY_INSTRUCTION)
-    return f"“{one_line(best[0].text)}” [{best[0].passage + 1}]" if best else "(no sentence to quote)"
+    return f"“{one_line(best[0].text)}” [{best[0].document + 1}]" if best else "(no sentence to quote)"
 
 
 def _print_sources(out: Console, answers: dict[str, Answer], question: Question, corpus: Path) -> None:

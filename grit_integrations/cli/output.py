@@ -21,10 +21,9 @@ from grit_integrations.kv.sizes import format_size
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from grit_integrations.generation import Generation
+    from grit_integrations.generation import Generation, Quote
     from grit_integrations.ingest import Hit
     from grit_integrations.ingest import Progress as IndexProgress
-    from grit_integrations.quoting import Quote
 
 LOG_WIDTH = 100  # columns where there is no terminal to ask
 
@@ -68,7 +67,7 @@ def print_quotes(out: Console, quotes: Sequence[Quote], *, note: bool) -> None:
         out.print("[yellow]The passages have no sentence to quote.[/]")
     for rank, quote in enumerate(quotes):
         line = Text(f"“{one_line(quote.text)}”", style="bold" if rank == 0 else "")
-        out.print(line.append(f" [{quote.passage + 1}]", style="cyan"))
+        out.print(line.append(f" [{quote.document + 1}]", style="cyan"))
     if note:
         out.print(f"[dim]{QUOTES_NOTE} --free lets it try.[/]")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -24,10 +24,12 @@ from typing_extensions import Self
 from grit_integrations import __version__
 from grit_integrations.errors import EmptyTextError, GritError
 from grit_integrations.generation import Generation, GenerationChunk, Usage
+from grit_integrations.langchain.citations import as_citations
 from grit_integrations.langchain.documents import known_texts
 from grit_integrations.langchain.messages import as_turns
 from grit_integrations.langchain.options import (
     GenerationOptions,
+    Request,
     openai_logprobs,
     response_metadata,
     says_something,
@@ -80,6 +82,15 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         >>> second.usage_metadata["input_token_details"]["cache_read"] > 0
         True
         >>> second.text == chat.invoke("What is the heart?", documents=[heart], caching="off").text
+        True
+
+    Quote the documents:
+        The answer is a span of one document, word for word, and its text block is annotated with a citation.
+
+        >>> quoted = chat.invoke("What pumps blood?", documents=[heart], quote=True)
+        >>> quoted.text in heart.page_content
+        True
+        >>> quoted.content_blocks[0]["annotations"][0]["cited_text"] == quoted.text
         True
 
     Token usage:
@@ -154,7 +165,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         request = self._request(stop, kwargs)
         options = request.options(known_texts(messages))
         generation = request.grit.generate(as_turns(messages), request.documents, **options)
-        return _result(generation, request.grit.name)
+        return _result(generation, request)
 
     async def _agenerate(
         self,
@@ -166,7 +177,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         request = self._request(stop, kwargs)
         options = request.options(known_texts(messages))
         generation = await request.grit.agenerate(as_turns(messages), request.documents, **options)
-        return _result(generation, request.grit.name)
+        return _result(generation, request)
 
     def _stream(
         self,
@@ -179,7 +190,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         options = request.options(known_texts(messages))
         with request.grit.stream(as_turns(messages), request.documents, **options) as stream:
             for piece in filter(says_something, stream):
-                chunk = _chunk(piece, request.grit.name)
+                chunk = _chunk(piece, request)
                 if run_manager:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -197,7 +208,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
             async for piece in stream:
                 if not says_something(piece):
                     continue
-                chunk = _chunk(piece, request.grit.name)
+                chunk = _chunk(piece, request)
                 if run_manager:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -214,22 +225,34 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
 
-def _result(generation: Generation, name: str) -> ChatResult:
+def _result(generation: Generation, request: Request) -> ChatResult:
     message = AIMessage(
-        content=generation.text,
+        content=cast("Any", _content(generation.text, generation, request)),
         usage_metadata=_usage(generation.usage),
-        response_metadata={**response_metadata(generation, name), **openai_logprobs(generation.logprobs)},
+        response_metadata={**response_metadata(generation, request), **openai_logprobs(generation.logprobs)},
     )
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def _chunk(piece: GenerationChunk, name: str) -> ChatGenerationChunk:
-    message = AIMessageChunk(content=piece.text, response_metadata=openai_logprobs(piece.logprobs))
+def _chunk(piece: GenerationChunk, request: Request) -> ChatGenerationChunk:
+    content = _content(piece.text, piece.generation, request)
+    if isinstance(content, list):
+        content[0]["index"] = 0  # pieces of one block merge into it
+    message = AIMessageChunk(content=cast("Any", content), response_metadata=openai_logprobs(piece.logprobs))
     if piece.generation is not None:  # the last one: what merging must find exactly once
         message.usage_metadata = _usage(piece.generation.usage)
-        message.response_metadata.update(response_metadata(piece.generation, name))
+        message.response_metadata.update(response_metadata(piece.generation, request))
         message.chunk_position = "last"
     return ChatGenerationChunk(message=message)
+
+
+def _content(text: str, generation: Generation | None, request: Request) -> str | list[dict[str, Any]]:
+    """Return a text as it is; of a quoted answer, a text block, whose citations come with the whole generation."""
+    if request.decoding.quoting is None:
+        return text
+    quotes = () if generation is None else generation.quotes
+    annotations = {"annotations": as_citations(quotes, request.passages)} if quotes else {}
+    return [{"type": "text", "text": text, **annotations}]
 
 
 def _usage(usage: Usage) -> UsageMetadata:

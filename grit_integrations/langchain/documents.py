@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -10,16 +11,34 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from grit_integrations.errors import OptionError
 
 
-def as_texts(documents: object) -> tuple[str, ...]:
-    """Return what stands in `documents`, blank ones left out; `None` is no documents.
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A document as the model reads it, and what is known of it.
+
+    Attributes:
+        text: what the model reads.
+        index: its place in the list that was given.
+        id: the document's own, if it has one.
+        metadata: the document's own.
+    """
+
+    text: str
+    index: int
+    id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_passages(documents: object) -> tuple[Passage, ...]:
+    """Return `documents` with blank ones left out; `None` is no documents.
 
     Raises:
         OptionError: not a list, or something in it that is neither a string nor has a `page_content`.
 
     Example:
         >>> from langchain_core.documents import Document
-        >>> as_texts([Document("The heart pumps blood."), " ", "Stars shine."])
-        ('The heart pumps blood.', 'Stars shine.')
+        >>> passages = as_passages([Document("The heart pumps blood.", id="h"), " ", "Stars shine."])
+        >>> [(passage.text, passage.index, passage.id) for passage in passages]
+        [('The heart pumps blood.', 0, 'h'), ('Stars shine.', 2, None)]
     """
     if documents is None:
         return ()
@@ -27,8 +46,8 @@ def as_texts(documents: object) -> tuple[str, ...]:
         raise OptionError(
             f"documents is a {type(documents).__name__}. It must be a list of Documents or strings: [document]."
         )
-    texts = [_checked_text(document, index) for index, document in enumerate(documents)]
-    return tuple(text for text in texts if text.strip())
+    passages = [_passage(document, index) for index, document in enumerate(documents)]
+    return tuple(passage for passage in passages if passage.text.strip())
 
 
 def known_texts(messages: Sequence[BaseMessage]) -> list[str]:
@@ -42,15 +61,25 @@ def known_texts(messages: Sequence[BaseMessage]) -> list[str]:
     return [text for text in texts if text is not None and text.strip()]
 
 
-def _checked_text(document: object, index: int) -> str:
+def _passage(document: object, index: int) -> Passage:
     text = document if isinstance(document, str) else _page_content(document)
     if text is None:
         raise OptionError(
             f"Document {index} is a {type(document).__name__}. It must be a Document, a string, or have a page_content."
         )
-    return text
+    own_id, metadata = _attribute(document, "id"), _attribute(document, "metadata")
+    return Passage(
+        text,
+        index,
+        None if own_id is None else str(own_id),
+        metadata if isinstance(metadata, Mapping) else {},
+    )
 
 
 def _page_content(item: Any) -> str | None:
-    text = item.get("page_content") if isinstance(item, Mapping) else getattr(item, "page_content", None)
+    text = _attribute(item, "page_content")
     return text if isinstance(text, str) else None
+
+
+def _attribute(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

@@ -23,6 +23,7 @@ from grit_integrations.generation import Generation, GenerationChunk, Usage
 from grit_integrations.langchain.options import (
     PROVIDER,
     GenerationOptions,
+    Request,
     openai_logprobs,
     response_metadata,
     says_something,
@@ -124,7 +125,7 @@ class GritLLM(GenerationOptions, BaseLLM):
         with ExitStack() as running:  # an error of one closes them all
             start = partial(request.grit.stream, documents=request.documents, **request.options())
             streams = [running.enter_context(start(prompt)) for prompt in prompts]
-            return _result([stream.result() for stream in streams], request.grit.name)
+            return _result([stream.result() for stream in streams], request)
 
     async def _agenerate(
         self,
@@ -137,7 +138,7 @@ class GritLLM(GenerationOptions, BaseLLM):
         async with AsyncExitStack() as running:
             start = partial(request.grit.astream, documents=request.documents, **request.options())
             streams = [await running.enter_async_context(await start(prompt)) for prompt in prompts]
-            return _result([await stream.aresult() for stream in streams], request.grit.name)
+            return _result([await stream.aresult() for stream in streams], request)
 
     def _stream(
         self,
@@ -149,7 +150,7 @@ class GritLLM(GenerationOptions, BaseLLM):
         request = self._request(stop, kwargs)
         with request.grit.stream(prompt, request.documents, **request.options()) as stream:
             for piece in filter(says_something, stream):
-                chunk = _chunk(piece, request.grit.name)
+                chunk = _chunk(piece, request)
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -166,34 +167,34 @@ class GritLLM(GenerationOptions, BaseLLM):
             async for piece in stream:
                 if not says_something(piece):
                     continue
-                chunk = _chunk(piece, request.grit.name)
+                chunk = _chunk(piece, request)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
 
-def _result(generations: Sequence[Generation], name: str) -> LLMResult:
+def _result(generations: Sequence[Generation], request: Request) -> LLMResult:
     usage = Counter[str]()
     for generation in generations:
         usage.update(_token_usage(generation.usage))
     return LLMResult(
-        generations=[[_finished(generation, name)] for generation in generations],
-        llm_output={"model_name": name, "token_usage": dict(usage)},
+        generations=[[_finished(generation, request)] for generation in generations],
+        llm_output={"model_name": request.grit.name, "token_usage": dict(usage)},
     )
 
 
-def _finished(generation: Generation, name: str) -> LLMGeneration:
-    info = {**_info(generation, name), **openai_logprobs(generation.logprobs)}
+def _finished(generation: Generation, request: Request) -> LLMGeneration:
+    info = {**_info(generation, request), **openai_logprobs(generation.logprobs)}
     return LLMGeneration(text=generation.text, generation_info=info)
 
 
-def _chunk(piece: GenerationChunk, name: str) -> LLMGenerationChunk:
-    last = {} if piece.generation is None else _info(piece.generation, name)
+def _chunk(piece: GenerationChunk, request: Request) -> LLMGenerationChunk:
+    last = {} if piece.generation is None else _info(piece.generation, request)
     return LLMGenerationChunk(text=piece.text, generation_info={**last, **openai_logprobs(piece.logprobs)} or None)
 
 
-def _info(generation: Generation, name: str) -> dict[str, Any]:
-    return {**response_metadata(generation, name), "token_usage": _token_usage(generation.usage)}
+def _info(generation: Generation, request: Request) -> dict[str, Any]:
+    return {**response_metadata(generation, request), "token_usage": _token_usage(generation.usage)}
 
 
 def _token_usage(usage: Usage) -> dict[str, int]:

@@ -31,18 +31,21 @@ from grit_integrations.generation import (
     Decoding,
     Generation,
     GenerationChunk,
+    Quoting,
     TokenLogprob,
 )
+from grit_integrations.handle import default_device, default_source
 from grit_integrations.inputs import check_caching
-from grit_integrations.langchain.documents import as_texts
+from grit_integrations.langchain.citations import described, quotes_metadata
+from grit_integrations.langchain.documents import Passage, as_passages
 from grit_integrations.model import GenerationOptions as CoreOptions
-from grit_integrations.model import GritLM, default_device, default_source
+from grit_integrations.model import GritLM
 
 PROVIDER = "grit"
 
 # What LangChain's constructors pass to every provider and what has no meaning for a model in this process.
 _REMOTE_ONLY = frozenset({"api_key", "base_url", "default_headers", "max_retries", "request_timeout", "timeout"})
-_SAMPLING = ("temperature", "max_tokens", "top_p", "top_k", "seed", "repetition_penalty", "stop")
+_SAMPLING = ("temperature", "max_tokens", "top_p", "top_k", "seed", "repetition_penalty", "stop", "quote")
 _CALL_OPTIONS = frozenset(
     {*(option.name for option in fields(Decoding)), *OPTION_ALIASES}
     | {"model", "top_logprobs", "caching", "documents", "stream"}
@@ -78,7 +81,12 @@ class Request:
     grit: GritLM
     decoding: Decoding
     caching: Caching
-    documents: tuple[str, ...] = ()
+    passages: tuple[Passage, ...] = ()
+
+    @property
+    def documents(self) -> list[str]:
+        """What the model answers from."""
+        return [passage.text for passage in self.passages]
 
     def options(self, known_documents: Sequence[str] = ()) -> CoreOptions:
         """Return the core's options; `known_documents` may stand verbatim in the messages."""
@@ -175,6 +183,9 @@ class GenerationOptions(ModelSource):
     )
     """Strings that end the answer and are not part of it (alias `stop_sequences`); they may span tokens."""
 
+    quote: bool | Quoting | None = None
+    """Hold the answer to one span of the documents, word for word: `True`, or how. It comes with a citation."""
+
     logprobs: bool | None = None
     """Report each token's log-probability in `response_metadata["logprobs"]`."""
 
@@ -215,20 +226,20 @@ class GenerationOptions(ModelSource):
         _refuse_unknown(set(options), _CALL_OPTIONS)
         call = {name: value for name, value in options.items() if name != "stream" and value is not None}
         grit = self._find(call.pop("model", self.model))
-        caching, documents = call.pop("caching", self.caching), as_texts(call.pop("documents", None))
+        caching, passages = call.pop("caching", self.caching), as_passages(call.pop("documents", None))
         if caching is not None:
             check_caching(caching)
         wanted, top = call.pop("logprobs", self.logprobs), call.pop("top_logprobs", self.top_logprobs)
         own = Decoding().with_options(**{name: getattr(self, name) for name in _SAMPLING})
         decoding = own.with_options(**call).with_options(stop=stop, logprobs=_alternatives(wanted, top))
-        return Request(grit, decoding, caching or grit.caching, documents)
+        return Request(grit, decoding, caching or grit.caching, passages)
 
     def _identity(self, request: Request) -> dict[str, Any]:
         """Return everything that decides an answer beside the prompt, without opening a file."""
         grit, decoding = request.grit, asdict(request.decoding)
         decoding["max_tokens"] = decoding.pop("max_new_tokens")
         decoding["stop_sequences"] = decoding.pop("stop")  # LangChain overwrites "stop" with the call's
-        reading = {"caching": request.caching, "precision": _precision(grit), "documents": _digest(request.documents)}
+        reading = {"caching": request.caching, "precision": _precision(grit), "documents": _digest(request)}
         return {"model": grit.name, "revision": grit.revision, "load": grit.load_options.key(), **reading, **decoding}
 
     def _answer_key(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,14 +267,15 @@ class GenerationOptions(ModelSource):
         return {**params, "ls_stop": stops} if stops else params
 
 
-def response_metadata(generation: Generation, name: str) -> dict[str, Any]:
+def response_metadata(generation: Generation, request: Request) -> dict[str, Any]:
     """Return what LangChain shows beside a text; over a stream it must come exactly once to merge."""
     return {
-        "model_name": name,
+        "model_name": request.grit.name,
         "model_provider": PROVIDER,
         "finish_reason": generation.finish_reason,
         "timings": asdict(generation.timings),  # seconds
         "cache": {**asdict(generation.cache), "declined": list(generation.cache.declined)},
+        **quotes_metadata(generation.quotes, request.passages),
     }
 
 
@@ -299,10 +311,11 @@ def _precision(grit: GritLM) -> str:
     return "native" if grit.kv_store is None else grit.kv_store.precision
 
 
-def _digest(documents: Sequence[str]) -> str:
-    """Return a name for documents and their order; without any, an empty one."""
-    joined = repr(tuple(documents)).encode("utf-8", "backslashreplace")
-    return hashlib.blake2b(joined, digest_size=16).hexdigest() if documents else ""
+def _digest(request: Request) -> str:
+    """Return a name for documents and their order; without any, an empty one. A quote names its source too."""
+    sources = described(request.passages) if request.decoding.quoting else []
+    joined = repr((request.documents, sources)).encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(joined, digest_size=16).hexdigest() if request.documents else ""
 
 
 def _refuse_unknown(names: Set[str], known: Set[str]) -> None:

@@ -25,11 +25,19 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import OPTION_ALIASES, Caching, Decoding, Generation, GenerationChunk
+from grit_integrations.generation import OPTION_ALIASES, Caching, Decoding, Generation, GenerationChunk, Quoting
 from grit_integrations.inputs import check_caching
 from grit_integrations.llama_index.events import announce
 from grit_integrations.llama_index.options import GritComponent, as_grit
-from grit_integrations.llama_index.responses import as_chat, as_completion, as_turn, is_news, logprob_lists, raw_of
+from grit_integrations.llama_index.responses import (
+    as_chat,
+    as_completion,
+    as_turn,
+    is_news,
+    logprob_lists,
+    quotes_of,
+    raw_of,
+)
 from grit_integrations.model import GenerationOptions, GritLM
 from grit_integrations.prompts import Message
 from grit_integrations.streaming import GenerationStream
@@ -39,7 +47,7 @@ Response = TypeVar("Response", ChatResponse, CompletionResponse)
 # The framework fills the window with text and counts none of the tokens that mark turns, so this many are kept free.
 _TURN_MARKERS = 64
 
-_OWN_OPTIONS = ("documents", "caching", "query_instruction")
+_OWN_OPTIONS = ("documents", "caching", "query_instruction", "quotable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,9 @@ class GritLLM(GritComponent, LLM):
     work; the async endpoints never block their event loop.
 
     Every endpoint also accepts `documents`, texts to answer from, which start from their cached keys and values;
-    `caching`; and `query_instruction`, which the question was embedded under (for the `query` modes of caching).
+    `caching`; `query_instruction`, which the question was embedded under (for the `query` modes of caching); and
+    `quotable`, of each document where the part begins and ends that may be quoted. A quoted answer comes with its
+    `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too.
 
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
@@ -78,6 +88,7 @@ class GritLLM(GritComponent, LLM):
         repetition_penalty: above 1 makes tokens that already occurred less likely.
         stop: strings that end the answer and are not part of it.
         logprobs: report each token's log-probability and so many alternatives.
+        quote: hold answers to one span of the `documents`, word for word: `True`, or how.
         caching: what of a prompt is read once and kept; `None` takes the mode of the `GritLM`.
         system_prompt: what stands before every conversation and every completion.
         output_parser: the framework's parser of answers.
@@ -96,6 +107,9 @@ class GritLLM(GritComponent, LLM):
         True
         >>> llm.complete("What pumps the blood?", documents=["The heart pumps blood."]).raw["cache"]["mode"]
         'prefix'
+        >>> answer = llm.complete("What pumps the blood?", documents=["The heart pumps blood."], quote=True)
+        >>> answer.text == answer.additional_kwargs["quotes"][0]["text"]
+        True
     """
 
     max_new_tokens: int = Field(default=256, description="At most so many tokens in an answer.")
@@ -106,6 +120,7 @@ class GritLLM(GritComponent, LLM):
     repetition_penalty: float = Field(default=1.0, description="Above 1 makes repeated tokens less likely.")
     stop: tuple[str, ...] = Field(default=(), description="Strings that end the answer.")
     logprobs: int | None = Field(default=None, description="Alternatives reported a token.")
+    quote: bool | Quoting = Field(default=False, description="Answer in the documents' own words.")
     caching: str | None = Field(default=None, description="The caching mode; None takes the model's.")
 
     def __init__(
@@ -120,6 +135,7 @@ class GritLLM(GritComponent, LLM):
         repetition_penalty: float = 1.0,
         stop: str | Sequence[str] = (),
         logprobs: int | None = None,
+        quote: bool | Quoting | Mapping[str, Any] = False,
         caching: Caching | None = None,
         system_prompt: str | None = None,
         output_parser: BaseOutputParser | None = None,
@@ -137,6 +153,7 @@ class GritLLM(GritComponent, LLM):
             repetition_penalty=repetition_penalty,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             logprobs=logprobs,
+            quote=Quoting(**quote) if isinstance(quote, Mapping) else quote,  # a component's plain data, read back
         )
         if caching is not None:
             check_caching(caching)
@@ -282,6 +299,7 @@ class GritLLM(GritComponent, LLM):
             "decoding": Decoding(**own).with_options(**given),
             "caching": cast("Caching | None", caching),
             "query_instruction": overrides.get("query_instruction") or "",
+            "quotable": overrides.get("quotable"),
         }
         return _Request(list(documents or ()), options)
 
@@ -322,9 +340,19 @@ class GritLLM(GritComponent, LLM):
 
     def _piece(self, text: str, chunk: GenerationChunk) -> CompletionResponse:
         raw = None if chunk.generation is None else raw_of(chunk.generation, self.model_name)
-        return CompletionResponse(text=text, delta=chunk.text, logprobs=logprob_lists(chunk.logprobs), raw=raw)
+        return CompletionResponse(
+            text=text,
+            delta=chunk.text,
+            logprobs=logprob_lists(chunk.logprobs),
+            raw=raw,
+            additional_kwargs=quotes_of(chunk.generation),
+        )
 
     def _finished(self, generation: Generation) -> CompletionResponse:
         announce(generation, active_span_id.get())
-        logprobs = logprob_lists(generation.logprobs)
-        return CompletionResponse(text=generation.text, logprobs=logprobs, raw=raw_of(generation, self.model_name))
+        return CompletionResponse(
+            text=generation.text,
+            logprobs=logprob_lists(generation.logprobs),
+            raw=raw_of(generation, self.model_name),
+            additional_kwargs=quotes_of(generation),
+        )

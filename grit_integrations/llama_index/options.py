@@ -12,7 +12,8 @@ from llama_index.core.schema import BaseComponent
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.model import BUNDLED_NAME, GritLM, default_device, default_source
+from grit_integrations.handle import BUNDLED_NAME, default_device, default_source
+from grit_integrations.model import GritLM
 
 
 class GritComponent(BaseComponent):

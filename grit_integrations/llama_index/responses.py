@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
+    CitationBlock,
     CompletionResponse,
     LogProb,
     MessageRole,
@@ -39,7 +40,7 @@ def as_turn(message: ChatMessage, index: int) -> Message:
         PromptError: it holds more than text.
     """
     for block in message.blocks:
-        if not isinstance(block, TextBlock):
+        if not isinstance(block, TextBlock | CitationBlock):  # what a turn cites, its text says
             raise PromptError(
                 f"Message {index} holds a block of type {block.block_type!r}; this model reads only text. Remove it, "
                 "or put what it says into a TextBlock."
@@ -48,9 +49,24 @@ def as_turn(message: ChatMessage, index: int) -> Message:
 
 
 def as_chat(response: CompletionResponse) -> ChatResponse:
-    """Return a completion as the assistant's message."""
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=response.text)
-    return ChatResponse(message=message, delta=response.delta, logprobs=response.logprobs, raw=response.raw)
+    """Return a completion as the assistant's message, and what it quotes as the framework's citations."""
+    quotes = response.additional_kwargs.get("quotes", ())
+    blocks = [TextBlock(text=response.text), *(_citation(quote) for quote in quotes)]
+    return ChatResponse(
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+        delta=response.delta,
+        logprobs=response.logprobs,
+        raw=response.raw,
+        additional_kwargs=response.additional_kwargs,
+    )
+
+
+def _citation(quote: Mapping[str, Any]) -> CitationBlock:
+    name = f"document {quote['document']}"
+    place = {key: quote[key] for key in ("document", "start", "end")}
+    return CitationBlock(
+        cited_content=TextBlock(text=quote["text"]), source=name, title=name, additional_location_info=place
+    )
 
 
 def as_completion(response: CompletionResponse) -> CompletionResponse:
@@ -69,6 +85,12 @@ def logprob_lists(tokens: Sequence[TokenLogprob]) -> list[list[LogProb]] | None:
         return None
     pairs = [[(token.token, token.logprob), *token.alternatives] for token in tokens]
     return [[LogProb(token=text, logprob=logprob) for text, logprob in pair] for pair in pairs]
+
+
+def quotes_of(generation: Generation | None) -> dict[str, Any]:
+    """Return what an answer quotes as JSON-able data, by the places of the documents that were given."""
+    quotes = () if generation is None else generation.quotes
+    return {"quotes": [asdict(quote) for quote in quotes]} if quotes else {}
 
 
 def raw_of(generation: Generation, model_name: str) -> dict[str, Any]:

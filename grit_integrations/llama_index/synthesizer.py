@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.prompt_helper import PromptHelper
@@ -17,14 +19,41 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRefine
+from llama_index.core.response_synthesizers.base import QueryTextType
+from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from grit_integrations.errors import OptionError
 from grit_integrations.generation import Caching
 from grit_integrations.inputs import check_caching
 from grit_integrations.llama_index.llm import GritLLM
+from grit_integrations.llama_index.quotes import NodeText, QuotedNodes
 
 logger = logging.getLogger(__name__)
+
+_QUOTED = "_quoted_nodes"  # how `synthesize` tells `get_response` about the nodes, of which it sees only texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What one answer is made from.
+
+    Attributes:
+        documents: the texts that are not blank.
+        places: which of all texts they are.
+        options: those of the language model's call.
+        quoted: the nodes behind the texts, if the answer quotes them.
+    """
+
+    documents: list[str]
+    places: list[int]
+    options: dict[str, Any]
+    quoted: QuotedNodes | None
+
+    def note(self, response: CompletionResponse | ChatResponse) -> None:
+        """Take down what a response quotes."""
+        if self.quoted is not None:
+            self.quoted.note(response.additional_kwargs.get("quotes", ()), self.places)
 
 
 class GritSynthesizer(BaseSynthesizer):
@@ -89,6 +118,39 @@ class GritSynthesizer(BaseSynthesizer):
             empty_response=empty_response,
         )
 
+    def synthesize(
+        self,
+        query: QueryTextType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,
+    ) -> RESPONSE_TYPE:
+        """Answer from nodes. What a quoted answer quotes is in `metadata["quotes"]` of the response.
+
+        Only the nodes' own text is quoted, not the metadata around it. Each quote has its `text`, the `node_id`, and
+        `start` and `end` in the node's text; those of a streaming response are there when it has been read.
+
+        Raises:
+            OptionError: an option that does not exist, or a quote as structured output.
+            ContextOverflowError: nodes to quote from exceed the window.
+        """
+        quoted = self._quoted(nodes, response_kwargs)
+        response = super().synthesize(query, nodes, additional_source_nodes, **response_kwargs, **_passed(quoted))
+        return _with_quotes(response, quoted)
+
+    async def asynthesize(
+        self,
+        query: QueryTextType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,
+    ) -> RESPONSE_TYPE:
+        """Answer without blocking the event loop; otherwise like `synthesize`."""
+        quoted = self._quoted(nodes, response_kwargs)
+        passed = _passed(quoted)
+        response = await super().asynthesize(query, nodes, additional_source_nodes, **response_kwargs, **passed)
+        return _with_quotes(response, quoted)
+
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
         """Answer `query_str` from the chunks that have any text.
 
@@ -96,25 +158,25 @@ class GritSynthesizer(BaseSynthesizer):
             OptionError: an option that does not exist, or a value outside its range.
             PromptError: a query without text.
         """
-        documents = _with_text(text_chunks)
-        if not documents:
+        given = _given(text_chunks, response_kwargs)
+        if not given.documents:
             return self._empty_response_generator() if self._streaming else self._empty_response
-        if self._must_fall_back(query_str, documents, response_kwargs):
-            return self._other().get_response(query_str, documents)
-        answer = self._call("stream_" if self._streaming else "", query_str, documents, response_kwargs)
-        return _deltas(answer) if self._streaming else _text(answer)
+        if self._must_fall_back(query_str, given):
+            return self._other().get_response(query_str, given.documents)
+        answer = self._call("stream_" if self._streaming else "", query_str, given)
+        return _deltas(answer, given) if self._streaming else _text(answer, given)
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """Answer without blocking the event loop; otherwise like `get_response`."""
-        documents = _with_text(text_chunks)
-        if not documents:
+        given = _given(text_chunks, response_kwargs)
+        if not given.documents:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
-        if await asyncio.to_thread(self._must_fall_back, query_str, documents, response_kwargs):
-            return await self._other().aget_response(query_str, documents)
-        answer = await self._call("astream_" if self._streaming else "a", query_str, documents, response_kwargs)
-        return _adeltas(answer) if self._streaming else _text(answer)
+        if await asyncio.to_thread(self._must_fall_back, query_str, given):
+            return await self._other().aget_response(query_str, given.documents)
+        answer = await self._call("astream_" if self._streaming else "a", query_str, given)
+        return _adeltas(answer, given) if self._streaming else _text(answer, given)
 
     def _get_prompts(self) -> PromptDictType:
         return {}
@@ -126,18 +188,31 @@ class GritSynthesizer(BaseSynthesizer):
                 "it was trained with. Put instructions into the language model's system_prompt."
             )
 
-    def _must_fall_back(self, query: str, documents: list[str], options: dict[str, Any]) -> bool:
+    def _quoted(self, nodes: Sequence[NodeWithScore], options: Mapping[str, Any]) -> QuotedNodes | None:
+        return QuotedNodes([NodeText.of(node) for node in nodes]) if self._quotes(options) else None
+
+    def _quotes(self, options: Mapping[str, Any]) -> bool:
+        """Whether a call with these options quotes."""
+        wanted = options.get("quote")
+        return bool(self._grit_llm.quote if wanted is None else wanted)
+
+    def _must_fall_back(self, query: str, given: _Given) -> bool:
         """Say whether another synthesizer has to answer, and log why; counts tokens, computes nothing."""
-        if self._output_cls is not None or isinstance(self._llm, StructuredLLM):
+        structured = self._output_cls is not None or isinstance(self._llm, StructuredLLM)
+        if self._quotes(given.options):
+            if structured:
+                raise OptionError("A quote cannot be structured output. Leave out quote, or the output class.")
+            return False  # another synthesizer would rewrite what is quoted; what does not fit is an error
+        if structured:
             logger.info("Structured output is asked for: the documents are joined into a prompt and not cached singly.")
             return True
         prompt = self._messages(query) if self._chat_history else query
-        missing = self._grit_llm.missing_tokens(prompt, documents=documents, **self._options, **options)
+        missing = self._grit_llm.missing_tokens(prompt, documents=given.documents, **self._options, **given.options)
         if missing:
             logger.warning(
                 "%d documents and the answer exceed the model's window of %d tokens by %d: they are packed into "
                 "several prompts. Retrieve fewer documents, or ask for fewer tokens.",
-                len(documents),
+                len(given.documents),
                 self._grit_llm.grit.window,
                 missing,
             )
@@ -151,9 +226,12 @@ class GritSynthesizer(BaseSynthesizer):
             streaming=self._streaming,
         )
 
-    def _call(self, prefix: str, query: str, documents: list[str], options: dict[str, Any]) -> Any:
+    def _call(self, prefix: str, query: str, given: _Given) -> Any:
         """Call the language model: one of its `chat` methods behind a history, else one of its `complete` methods."""
-        options = {"documents": documents, **self._options, **options}
+        options = {"documents": given.documents, **self._options, **given.options}
+        if given.quoted is not None:
+            nodes = [given.quoted.nodes[place] for place in given.places]
+            options["quotable"] = [(node.start, node.end) for node in nodes]
         if self._chat_history:
             return getattr(self._grit_llm, f"{prefix}chat")(self._messages(query), **options)
         return getattr(self._grit_llm, f"{prefix}complete")(query, **options)
@@ -183,23 +261,42 @@ def _innermost(llm: LLM) -> GritLLM:
     return inner
 
 
-def _with_text(chunks: Sequence[str]) -> list[str]:
-    return [chunk for chunk in chunks if chunk.strip()]
+def _given(chunks: Sequence[str], options: Mapping[str, Any]) -> _Given:
+    places = [place for place, chunk in enumerate(chunks) if chunk.strip()]
+    others = {name: value for name, value in options.items() if name != _QUOTED}
+    return _Given([chunks[place] for place in places], places, others, options.get(_QUOTED))
 
 
-def _text(response: CompletionResponse | ChatResponse) -> str:
+def _passed(quoted: QuotedNodes | None) -> dict[str, Any]:
+    return {} if quoted is None else {_QUOTED: quoted}
+
+
+def _with_quotes(response: RESPONSE_TYPE, quoted: QuotedNodes | None) -> RESPONSE_TYPE:
+    if quoted is not None:
+        response.metadata = {**(response.metadata or {}), "quotes": quoted.quotes}
+    return response
+
+
+def _text(response: CompletionResponse | ChatResponse, given: _Given) -> str:
+    given.note(response)
     return response.text if isinstance(response, CompletionResponse) else response.message.content or ""
 
 
-def _deltas(stream: Generator[CompletionResponse | ChatResponse, None, None]) -> Generator[str, None, None]:
+def _deltas(
+    stream: Generator[CompletionResponse | ChatResponse, None, None], given: _Given
+) -> Generator[str, None, None]:
     with closing(stream):
         for piece in stream:
+            given.note(piece)
             if piece.delta:
                 yield piece.delta
 
 
-async def _adeltas(stream: AsyncGenerator[CompletionResponse | ChatResponse, None]) -> AsyncGenerator[str, None]:
+async def _adeltas(
+    stream: AsyncGenerator[CompletionResponse | ChatResponse, None], given: _Given
+) -> AsyncGenerator[str, None]:
     async with aclosing(stream):
         async for piece in stream:
+            given.note(piece)
             if piece.delta:
                 yield piece.delta

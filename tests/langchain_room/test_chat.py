@@ -22,7 +22,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, model
+from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, handle
 from grit_integrations.langchain import ChatGrit, GritEmbeddings
 from langchain_room.conftest import await_until, break_at_step, running, wait_until
 
@@ -349,13 +349,13 @@ async def test_a_lazy_model_is_opened_and_loaded_off_the_event_loop(
     chat = ChatGrit(model=GritLM(tiny_path), max_tokens=1, cache=cache)
     threads: list[threading.Thread] = []
     for name in ("find_checkpoint", "shared_engine"):
-        function = getattr(model, name)
+        function = getattr(handle, name)
 
         def noting(*args: Any, function: Any = function, **options: Any) -> Any:
             threads.append(threading.current_thread())
             return function(*args, **options)
 
-        monkeypatch.setattr(model, name, noting)
+        monkeypatch.setattr(handle, name, noting)
     await chat.ainvoke("Hello")
     assert len(threads) == 2
     assert threading.main_thread() not in threads

@@ -62,9 +62,9 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Decoding]]
     seen: list[tuple[list[int], Decoding]] = []
     generate = Scheduler.generate
 
-    def recorded(self: Scheduler, reuse: Reuse, decoding: Decoding, *, asked: float) -> Any:
+    def recorded(self: Scheduler, reuse: Reuse, decoding: Decoding, **options: Any) -> Any:
         seen.append((list(reuse.plan.prompt_ids), decoding))
-        return generate(self, reuse, decoding, asked=asked)
+        return generate(self, reuse, decoding, **options)
 
     monkeypatch.setattr(Scheduler, "generate", recorded)
     return seen

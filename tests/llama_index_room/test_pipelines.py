@@ -128,7 +128,7 @@ def test_nothing_is_loaded_before_it_is_used(tiny_path: Path, monkeypatch: pytes
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr("grit_integrations.model.shared_engine", load)
+    monkeypatch.setattr("grit_integrations.handle.shared_engine", load)
     install(tiny_path, max_new_tokens=4)
     index = VectorStoreIndex(nodes=[])
     index.as_query_engine()
