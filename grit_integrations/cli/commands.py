@@ -29,6 +29,7 @@ from grit_integrations.cli.app import (
     one_of,
 )
 from grit_integrations.cli.cache import cache_app
+from grit_integrations.cli.evaluation import evaluate
 from grit_integrations.cli.output import console, print_error, shown_path
 from grit_integrations.errors import GritError
 
@@ -217,6 +218,7 @@ def chat(
         "grit train examples/training/grit-mini.toml",
         "grit train recipe.toml --device cuda",
         "grit train recipe.toml --fresh   [dim]# start over instead of resuming[/]",
+        "accelerate launch --num_processes 4 $(which grit) train recipe.toml   [dim]# several GPUs[/]",
     )
 )
 def train(
@@ -233,16 +235,31 @@ def train(
 
     from grit_integrations.cli.models import training_config
     from grit_integrations.training import train as run_training
+    from grit_integrations.training.distribution import is_first_process
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    first = is_first_process()
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     out = console()
     result = run_training(training_config(config, device), resume=not fresh)
+    if not first:
+        return
     state = "[green]Finished[/]" if result.finished else "[yellow]Interrupted[/]; the same command goes on"
     out.print(f"{state} after step {result.steps:,} ({result.minutes:.1f} minutes of training)")
-    if result.best:
-        out.print("Best: " + ", ".join(f"{escape(str(name))} {_number(value)}" for name, value in result.best.items()))
+    best = {name: value for name, value in result.best.items() if name != "sets"}
+    if best:
+        out.print("Best: " + ", ".join(f"{escape(str(name))} {_number(value)}" for name, value in best.items()))
     out.print(f"Model: {escape(shown_path(result.model))}   [dim]try: grit info --model {result.model}[/]")
+
+
+app.command(
+    epilog=examples(
+        "grit evaluate grit-mini --data runs/grit-data --quick",
+        "grit evaluate runs/grit-mini/model --data runs/grit-data --json figures.json --markdown > tables.md",
+        "grit evaluate GritLM/GritLM-7B --data runs/grit-data --parts answers --caching off,doc --device cuda",
+    )
+)(evaluate)
 
 
 @app.command(

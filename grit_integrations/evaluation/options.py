@@ -1,0 +1,86 @@
+"""What is measured, and on how much. Checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
+
+from grit_integrations.errors import OptionError
+from grit_integrations.generation import CACHINGS, Caching
+
+Part = Literal["retrieval", "answers", "refusal", "perplexity", "triples"]
+PARTS: tuple[Part, ...] = get_args(Part)
+QUOTES = ("tokens", "spans", "spans:1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """What is measured, and on how much.
+
+    Attributes:
+        parts: what to measure.
+        sets: patterns of retrieval sets; none means all but the `headings-` sets.
+        answer_sets: patterns of sets of questions on a passage; the default are those that people asked.
+        queries: at most so many per retrieval set.
+        passages: at most so many to find something among, right ones included; `None` is all.
+        questions: at most so many per set of questions.
+        rows: at most so many per set of held-out text.
+        cachings: modes in which answers are compared; `"off"` is always among them.
+        quotes: how answers are quoted beside being written freely: `"tokens"`, `"spans"`, each also with `:N` for the
+            best N sentences only. The first is measured in every mode, the others with caching off.
+        seed: of what is drawn at random: questions and resamples.
+
+    Raises:
+        OptionError: a value that is not possible.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    sets: tuple[str, ...] = ()
+    answer_sets: tuple[str, ...] = ("squad*", "selqa*")
+    queries: int = 300
+    passages: int | None = None
+    questions: int = 150
+    rows: int = 20
+    cachings: tuple[Caching, ...] = CACHINGS
+    quotes: tuple[str, ...] = QUOTES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_known("parts", self.parts, PARTS)
+        _check_known("cachings", self.cachings, CACHINGS)
+        if "off" not in self.cachings:
+            object.__setattr__(self, "cachings", ("off", *self.cachings))
+        for quote in self.quotes:
+            parse_quote(quote)
+        for name in ("queries", "questions", "rows", "passages"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name}={value} is not possible. Give 1 or more.")
+
+    def quick(self) -> EvaluationOptions:
+        """Return options that take a fraction of the time: 30 of everything, 300 passages."""
+        return replace(self, queries=30, passages=300, questions=30, rows=4)
+
+
+def parse_quote(text: str) -> tuple[Literal["tokens", "spans"], int]:
+    """Return a way of quoting and the sentences it is held to, 0 for whole documents.
+
+    Raises:
+        OptionError: no such way.
+
+    >>> parse_quote("spans:1")
+    ('spans', 1)
+    """
+    method, colon, count = text.partition(":")
+    if method not in ("tokens", "spans") or (colon and not (count.isdecimal() and int(count) > 0)):
+        raise OptionError(f"quotes: {text!r} is unknown. Use tokens or spans, with :N for the best N sentences only.")
+    return cast(Literal["tokens", "spans"], method), int(count or 0)
+
+
+def _check_known(name: str, found: Sequence[str], known: Sequence[str]) -> None:
+    if not found:
+        raise OptionError(f"{name} is empty. Name some of {', '.join(known)}.")
+    for value in found:
+        if value not in known:
+            raise OptionError(f"{name}: {value!r} is unknown. Use some of {', '.join(known)}.")
