@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from grit_integrations.prompts import Text as PromptText
 from grit_integrations.tokenization import PromptTokenizer
 from grit_integrations.training.data import Pair, Text
 
+T = TypeVar("T")
 IGNORED = -100  # a label that no loss counts
 
 
@@ -22,16 +25,16 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        self._prompts = PromptTokenizer(tokenizer)
-        self.pad = self._prompts.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self.prompts = PromptTokenizer(tokenizer)
+        self.pad = self.prompts.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text inside a prompt."""
-        return self._prompts.encode_texts(texts)
+        return self.prompts.encode_texts(texts)
 
     def parts(self, parts: Sequence[PromptText]) -> list[int]:
         """Return the joined ids of a prompt's parts."""
-        return self._prompts.encode(parts)
+        return self.prompts.encode(parts)
 
     def conversation(self, text: Text, *, longest: int | None = None) -> tuple[list[int], list[int]]:
         """Return ids and labels: plain text is predicted whole, of a conversation only the responses and `</s>`.
@@ -46,7 +49,7 @@ class PromptEncoder:
 
     def _conversation(self, text: Text, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
         parts, predicted = _layout(text)
-        pieces = self._prompts.encode_each(parts)
+        pieces = self.prompts.encode_each(parts)
         pieces[_FIRST_TURN] = pieces[_FIRST_TURN][dropped:]
         ids = [token for piece in pieces for token in piece]
         labels = [
@@ -67,7 +70,8 @@ def _layout(text: Text) -> tuple[list[PromptText], list[bool]]:
     for index, turn in enumerate(text.turns):
         content = Segment(turn, content=True)
         if index % 2:
-            parts += [Segment("\n" + ASSISTANT), content, Special.EOS]
+            opening = text.opening if index == len(text.turns) - 1 else ""
+            parts += [Segment("\n" + ASSISTANT + opening), content, Special.EOS]
             predicted += [False, True, True]
         else:
             parts += [Segment(("\n" if index else "") + USER), content]
@@ -77,24 +81,31 @@ def _layout(text: Text) -> tuple[list[PromptText], list[bool]]:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingInputs:
-    """One side of a contrastive batch; all (rows, tokens)."""
+    """Embedding prompts padded on the right; all (rows, tokens)."""
 
     ids: Tensor
-    attended: Tensor
-    sample: Tensor
+    attended: Tensor  # 1 for real tokens
+    sample: Tensor  # 1 for the text's own tokens, which alone are pooled
 
     def to(self, device: torch.device) -> EmbeddingInputs:
         """Return the same on a device."""
         return EmbeddingInputs(self.ids.to(device), self.attended.to(device), self.sample.to(device))
 
+    def split(self, rows: int) -> list[EmbeddingInputs]:
+        """Return parts of at most `rows` rows, each as wide as its longest."""
+        parts = zip(*(torch.split(each, rows) for each in (self.ids, self.attended, self.sample)), strict=True)
+        return [EmbeddingInputs(*(tensor[:, : int(part[1].sum(dim=1).max())] for tensor in part)) for part in parts]
+
 
 @dataclass(frozen=True, slots=True)
 class ContrastiveBatch:
-    """Queries, and their positives followed by all hard negatives; `texts` numbers equal passages alike."""
+    """One process's queries, positives and hard negatives, and what it knows of the other processes' share."""
 
     queries: EmbeddingInputs
-    passages: EmbeddingInputs
-    texts: Tensor  # (passages,)
+    passages: EmbeddingInputs  # this process's positives, then its negatives
+    texts: Tensor  # (passages of all processes,): all positives, then all negatives; equal numbers for equal texts
+    pairs: tuple[int, ...]  # how many queries each process has
+    negatives: tuple[int, ...]  # how many hard negatives each process has
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +121,101 @@ class TextBatch:
         return TextBatch(self.ids.to(device), self.attended.to(device), self.labels.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Which of how many processes this is. All draw the same rows, in the same order, and each takes its share."""
+
+    index: int = 0
+    count: int = 1
+
+    def share(self, rows: Sequence[T], index: int | None = None) -> Sequence[T]:
+        """Return every `count`-th row, this process's or another's: lengths are spread evenly."""
+        return rows[self.index if index is None else index :: self.count]
+
+
 def embedding_inputs(
-    encoder: PromptEncoder, texts: Sequence[str], *, instruction: str, longest: int
+    encoder: PromptEncoder, texts: Sequence[str], *, instruction: str | Sequence[str], longest: int
 ) -> EmbeddingInputs:
-    """Pad embedding prompts on the right; only the text's own tokens are pooled."""
-    header = encoder.parts(embedding_header(instruction))
-    rows = [ids[:longest] for ids in encoder.texts(texts)]
-    ids = _pad([header + row for row in rows], encoder.pad)
-    attended = _pad([[1] * (len(header) + len(row)) for row in rows], 0)
-    sample = attended.clone()
-    sample[:, : len(header)] = 0
+    """Pad embedding prompts on the right; only the text's own tokens are pooled.
+
+    Args:
+        encoder: of the model's tokenizer.
+        texts: what is embedded, cut to `longest` tokens each.
+        instruction: one for all texts, or one per text.
+        longest: tokens of a text, its instruction not counted.
+    """
+    instructions = [instruction] * len(texts) if isinstance(instruction, str) else instruction
+    headers = {each: encoder.parts(embedding_header(each)) for each in dict.fromkeys(instructions)}
+    rows = [(headers[each], ids[:longest]) for each, ids in zip(instructions, encoder.texts(texts), strict=True)]
+    ids = _pad([header + row for header, row in rows], encoder.pad)
+    attended = _pad([[1] * (len(header) + len(row)) for header, row in rows], 0)
+    sample = _pad([[0] * len(header) + [1] * len(row) for header, row in rows], 0)
     return EmbeddingInputs(ids, attended, sample)
 
 
+def sample_pair(pair: Pair, rng: random.Random, *, negatives: int | None) -> Pair:
+    """Return a pair with one of its positives, and so many of its negatives (all when `None`), drawn at random."""
+    found = len(pair.positives)
+    instructions = pair.passage_instructions or ("",) * (found + len(pair.negatives))
+    positive = rng.randrange(found) if found > 1 else 0
+    kept = range(len(pair.negatives))
+    drawn = kept if negatives is None or negatives >= len(kept) else sorted(rng.sample(kept, negatives))
+    chosen = (instructions[positive], *(instructions[found + index] for index in drawn))
+    return Pair(
+        pair.instruction, pair.query, (pair.positives[positive],), tuple(pair.negatives[i] for i in drawn), chosen
+    )
+
+
 def contrastive_batch(
-    encoder: PromptEncoder, pairs: Sequence[Pair], *, query_tokens: int, passage_tokens: int, instructed: bool
+    encoder: PromptEncoder,
+    pairs: Sequence[Pair],
+    *,
+    query_tokens: int,
+    passage_tokens: int,
+    instructed: bool,
+    processes: Processes | None = None,
 ) -> ContrastiveBatch:
-    """Tokenise pairs. The instruction is the first pair's: a batch comes from one file, which has one instruction."""
-    passages = [pair.positives[0] for pair in pairs] + [text for pair in pairs for text in pair.negatives]
+    """Tokenise this process's share of `pairs`, each of which has one positive (see `sample_pair`).
+
+    Args:
+        encoder: of the model's tokenizer.
+        pairs: those of all processes.
+        query_tokens: longest query, its instruction not counted.
+        passage_tokens: longest passage.
+        instructed: whether the texts carry their instructions.
+        processes: which share; all of them by default.
+    """
+    processes = processes or Processes()
+    shares = [processes.share(pairs, index) for index in range(processes.count)]
+    everyone = [pair.positives[0] for share in shares for pair in share]
+    everyone += [text for share in shares for pair in share for text in pair.negatives]
     numbers: dict[str, int] = {}
-    texts = torch.tensor([numbers.setdefault(text, len(numbers)) for text in passages])
-    instruction = pairs[0].instruction if instructed else ""
-    queries = embedding_inputs(encoder, [pair.query for pair in pairs], instruction=instruction, longest=query_tokens)
-    return ContrastiveBatch(queries, embedding_inputs(encoder, passages, instruction="", longest=passage_tokens), texts)
+    texts = torch.tensor([numbers.setdefault(text, len(numbers)) for text in everyone])
+    own = shares[processes.index]
+    passages = [(pair.positives[0], pair.passage_instructions[:1]) for pair in own]
+    passages += [(text, pair.passage_instructions[at : at + 1]) for pair in own for at, text in _negatives(pair)]
+    return ContrastiveBatch(
+        embedding_inputs(
+            encoder,
+            [pair.query for pair in own],
+            instruction=[pair.instruction if instructed else "" for pair in own],
+            longest=query_tokens,
+        ),
+        embedding_inputs(
+            encoder,
+            [text for text, _ in passages],
+            instruction=[each[0] if instructed and each else "" for _, each in passages],
+            longest=passage_tokens,
+        ),
+        texts,
+        tuple(map(len, shares)),
+        tuple(sum(len(pair.negatives) for pair in share) for share in shares),
+    )
+
+
+def _negatives(pair: Pair) -> list[tuple[int, str]]:
+    """Return a sampled pair's negatives with their places behind the positive."""
+    return list(enumerate(pair.negatives, start=1))
 
 
 def text_batch(encoder: PromptEncoder, texts: Sequence[Text], *, longest: int) -> TextBatch:

@@ -3,103 +3,156 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from grit_integrations.encoder import Pooling
 from grit_integrations.errors import ConfigError
+from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.training.tables import build
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
 
+# The reference's four letters: attention over instruction and text when embedding, then when generating. b is
+# bidirectional, c causal. The text that is generated is always causal.
+Attention = Literal["bbcc", "bbbc", "cbcc", "cbbc", "cccc", "ccbc"]
+READER_WORKSPACE = 351  # coordinates that `pointing.start_as_reader` divides up
+SMALLEST_VOCABULARY = 256 + 6  # every byte, <pad> <s> </s>, and the three GRIT markers
+HEADER_TOKENS = 4  # at least so many stand before a text in its embedding prompt
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The decoder to start from: a checkpoint directory, or a new Mistral of these sizes."""
 
-    checkpoint: str | None = None
-    vocab_size: int = 8192
-    hidden_size: int = 512
+    checkpoint: str | None = None  # Mistral, Mixtral, Llama, Qwen: safetensors and a fast tokenizer; sizes are its own
+    vocab_size: int = 8192  # tokens of the byte-level BPE that is trained first
+    hidden_size: int = 512  # width of the residual stream
     layers: int = 3
-    heads: int = 8
+    heads: int = 8  # of queries; key/value heads divide them
     kv_heads: int = 2
     head_dim: int = 64
-    mlp_size: int = 1024
-    context: int = 2048
+    mlp_size: int = 1024  # inner width of a layer's MLP
+    context: int = 2048  # tokens that prompt and answer may have together
     rope_theta: float = 10000.0
-    start: Literal["bag", "random"] = "bag"
+    start: Literal["bag", "reader", "random"] = "bag"  # a bag of words in silent layers; in layers that read questions
     workspace: int = 0  # coordinates that the layers alone write, and that the pooled vector hardly sees ("bag" only)
+    attention: Attention = "bbcc"  # see above; GritLM's is "bbcc"
+    pooling: Pooling = "mean"  # of token states to a vector
+    projection: int | None = None  # length of the vector behind a linear layer; None pools the states themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Train low-rank adapters of a checkpoint's linear layers instead of its weights. Needs `model.checkpoint`."""
+
+    rank: int = 16  # inner width of an adapter
+    alpha: int = 64  # the adapter's output is scaled by alpha / rank
+    dropout: float = 0.0  # in front of an adapter, while training
+    # Names of the linear layers that get one.
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the rows are and how they are mixed. Paths are relative to the recipe's folder."""
 
-    data: str
+    data: str  # the folder of the streams' folders, or of files of both streams
     embedding: str = "embedding"  # folder of {"query": ..., "pos": [...], "neg": [...]} files, below `data`
     generative: str = "generative"  # folder of {"text": ...} files, below `data`
-    retrieval: str = "evaluation/retrieval"
-    generation: str = "evaluation/generation"
+    reranking: str = "reranking"  # folder of {"query": ..., "pos": [...], "neg": [...]} files, below `data`
+    retrieval: str = "evaluation/retrieval"  # sets that are watched while training; optional
+    generation: str = "evaluation/generation"  # responses whose loss is watched; optional
     embedding_weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
     generative_weights: dict[str, float] = field(default_factory=dict)
-    query_tokens: int = 64
-    passage_tokens: int = 192
-    text_tokens: int = 256
+    negatives: int | None = None  # hard negatives drawn per query and step; None takes all of the row's
+    query_tokens: int = 64  # longer queries lose their end
+    passage_tokens: int = 192  # longer passages lose their end
+    text_tokens: int = 256  # longer texts lose their end, longer conversations the beginning of their first turn
     instruction_dropout: float = 0.5  # share of embedding batches whose queries lose their instruction
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
-    """AdamW with one learning rate per kind of parameter, warmup, then cosine down to `final_rate`."""
+class RagConfig:
+    """Questions answered from documents, read in blocks as the caching modes read them."""
 
-    embedding_rate: float = 4e-3
-    body_rate: float = 6e-4
-    head_rate: float = 3e-3
-    warmup_steps: int = 50
+    folder: str = "rag"  # of {"question": ..., "context": ..., "answer": ...} files, below `data.data`
+    weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
+    weight: float = 1.0  # of the loss in the sum
+    every: int = 1  # takes part in one step out of so many
+    tokens: int = 3_000  # about, per batch
+    context_lengths: tuple[int, ...] = (0, 250, 600, 1100)  # characters around the answer; 0 is its sentence
+    context_shares: tuple[float, ...] = (0.6, 0.18, 0.14, 0.08)  # of batches
+    caching: dict[Caching, float] = field(default_factory=lambda: {"off": 0.5, "doc": 0.5})  # mode -> share of the rows
+    several: float = 0.08  # share of the rows with two more documents, from other questions
+    free: float = 0.4  # weight of the cross-entropy over the whole vocabulary
+    quoted: float = 1.0  # over the tokens that quoting allows; an answer's first token counts once more by itself
+    pointed: float = 1.0  # of where the last layer's first heads look; 0 for models whose attention is not Mistral's
+    pointers: int = 6  # heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with one learning rate per kind of parameter, warmup, then down to `final_rate`."""
+
+    embedding_rate: float = 4e-3  # of the token embeddings
+    body_rate: float = 6e-4  # of the layers, or of their adapters
+    head_rate: float = 3e-3  # of the language-model head and the projection
+    schedule: Literal["cosine", "linear"] = "cosine"  # how the rates fall
+    warmup_steps: int = 50  # until the rates are at their peak
     final_rate: float = 0.05  # of the peak
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip: float = 1.0
+    weight_decay: float = 0.0  # decoupled, times the learning rate
+    beta1: float = 0.9  # of the mean of gradients
+    beta2: float = 0.98  # of the mean of their squares
+    clip: float = 1.0  # longest gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run."""
+    """One training run. Batches are cut by padded tokens, over all processes together."""
 
-    output: str
+    output: str  # folder that the run writes to
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig | None = None  # None trains all weights
+    rag: RagConfig | None = None  # None leaves the stream out
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0  # of new weights, and of the order of rows
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto" takes a GPU when there is one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the matrix products; weights stay float32
-    threads: int | None = None
-    steps: int = 1000
+    threads: int | None = None  # of the CPU, per process
+    steps: int = 1000  # where the schedule ends
     minutes: float | None = None  # also end the schedule after this much training time
+    accumulate: int = 1  # batches of every stream whose gradients make one step; negatives stay inside a batch
+    gradient_checkpointing: bool = False  # keep one layer's activations at a time, compute the others twice
     bag_steps: int = 0  # first steps: contrastive only, on the token embeddings alone, the layers being silent
-    bag_tokens: int = 100_000
-    bag_rate: float = 0.03
-    embedding_tokens: int = 12_000  # padded passage tokens per step
-    embedding_pairs: int = 256  # at most, per step
-    generative_tokens: int = 4_000  # padded tokens per step
-    embedding_weight: float = 1.0
+    bag_tokens: int = 100_000  # padded passage tokens of their batches
+    bag_rate: float = 0.03  # their learning rate
+    embedding_tokens: int = 12_000  # padded passage tokens per batch
+    embedding_pairs: int = 256  # at most, per batch
+    embedding_chunk: int | None = None  # rows in one pass; memory then grows with it, not with the batch (GradCache)
+    embedding_every: int = 1  # takes part in one step out of so many
+    generative_tokens: int = 4_000  # padded tokens per batch
+    generative_every: int = 1  # takes part in one step out of so many
+    reranking_tokens: int = 4_000  # padded passage tokens per batch
+    embedding_weight: float = 1.0  # of each stream's loss in the sum; 0 leaves the stream out
     generative_weight: float = 1.0
-    generative_loss: Literal["mixed", "token"] = "mixed"
-    temperature: float = 0.05
-    evaluate_every: int = 200
-    evaluate_queries: int = 100
-    evaluate_passages: int = 300
+    reranking_weight: float = 0.0
+    generative_loss: Literal["mixed", "token", "sample"] = "mixed"  # what weighs alike, see `losses.response_loss`
+    reranking_kind: Literal["pointwise", "listwise"] = "pointwise"  # yes or no, or the order of a short list
+    temperature: float = 0.05  # what similarities are divided by; the paper's is 0.02
+    evaluate_every: int = 200  # steps between two looks at the held-out sets
+    evaluate_queries: int = 100  # at most, of each retrieval set
+    evaluate_passages: int = 300  # at most, of each retrieval set; its positives are always there
     retrieval_tolerance: float = 0.005  # nDCG@10 that much below the best counts as equal: then the lower loss wins
     evaluate_sets: tuple[str, ...] = ()  # retrieval sets watched while training; all of them when empty
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 2
+    checkpoint_every: int = 100  # steps between two checkpoints
+    keep_checkpoints: int = 2  # the newest
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -120,8 +173,10 @@ def load_config(path: str | Path) -> TrainConfig:
 
 def config_from_table(table: dict[str, Any], *, folder: Path = Path()) -> TrainConfig:
     """Build a `TrainConfig` from nested dictionaries; see `load_config`."""
-    config: TrainConfig = _build(TrainConfig, table, where="")
-    _check(config)
+    config = build(TrainConfig, table)
+    _check_numbers(config)
+    _check_model(config)
+    _check_streams(config)
     data = dataclasses.replace(config.data, data=str(folder / config.data.data))
     model = config.model
     if model.checkpoint is not None:
@@ -129,71 +184,113 @@ def config_from_table(table: dict[str, Any], *, folder: Path = Path()) -> TrainC
     return dataclasses.replace(config, data=data, model=model, output=str(folder / config.output))
 
 
-def _build(kind: Any, table: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    for key in table:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)
-            raise ConfigError(f"Unknown key {where}{key}. The nearest known key is {where}{near[0]}.")
-    for entry in dataclasses.fields(kind):
-        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-        if required and entry.name not in table:
-            raise ConfigError(f"The key {where}{entry.name} is missing. Add it to the recipe.")
-    return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in table.items()})
+def check_window(config: TrainConfig, window: int) -> None:
+    """Refuse lengths that the model has no positions for.
 
-
-def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911  # one return per kind of value
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where} is {value!r}. It must be a table: [{where}].")
-        return _build(hint, value, f"{where}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}. It must be one of {', '.join(map(repr, arguments))}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _value(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_value(arguments[0], item, where) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = origin or hint
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}. It must be a {expected.__name__}.")
-    return value
-
-
-def _check(config: TrainConfig) -> None:
-    positive = {
-        "steps": config.steps,
-        "embedding_tokens": config.embedding_tokens,
-        "generative_tokens": config.generative_tokens,
-        "temperature": config.temperature,
-        "evaluate_every": config.evaluate_every,
-        "checkpoint_every": config.checkpoint_every,
-        "keep_checkpoints": config.keep_checkpoints,
-        "data.query_tokens": config.data.query_tokens,
-        "data.passage_tokens": config.data.passage_tokens,
-        "data.text_tokens": config.data.text_tokens,
-        "model.layers": config.model.layers,
-        "model.hidden_size": config.model.hidden_size,
+    Raises:
+        ConfigError: names the length and the window.
+    """
+    data = config.data
+    lengths = {
+        "data.text_tokens": data.text_tokens,
+        "data.query_tokens": data.query_tokens + HEADER_TOKENS,
+        "data.passage_tokens": data.passage_tokens + HEADER_TOKENS,
     }
-    for name, value in positive.items():
-        if value <= 0:
+    for name, tokens in lengths.items():
+        if tokens > window:
+            raise ConfigError(
+                f"{name} needs {tokens} tokens with its prompt, but the model's window has {window}. Lower it, or "
+                "raise model.context (a checkpoint's window is fixed)."
+            )
+
+
+_POSITIVE = (
+    *("embedding_every", "generative_every", "rag.every", "rag.tokens", "rag.pointers"),
+    *("steps", "accumulate", "embedding_tokens", "embedding_pairs", "generative_tokens", "reranking_tokens"),
+    *("bag_tokens", "temperature", "evaluate_every", "checkpoint_every", "keep_checkpoints", "threads", "minutes"),
+    *("embedding_chunk", "data.query_tokens", "data.passage_tokens", "data.text_tokens", "lora.rank", "lora.alpha"),
+    *("model.layers", "model.hidden_size", "model.heads", "model.kv_heads", "model.head_dim", "model.mlp_size"),
+    *("model.context", "model.projection"),
+)
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    for name in _POSITIVE:
+        value: Any = config
+        for part in name.split("."):
+            value = None if value is None else getattr(value, part)
+        if value is not None and value <= 0:
             raise ConfigError(f"{name} is {value}. It must be above 0.")
-    if config.model.heads % config.model.kv_heads:
+    shares = {"data.instruction_dropout": config.data.instruction_dropout}
+    if config.lora is not None:
+        shares["lora.dropout"] = config.lora.dropout
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share}. It must be in 0..1.")
+    if config.data.negatives is not None and config.data.negatives < 0:
+        raise ConfigError(f"data.negatives is {config.data.negatives}. It must be 0 or above.")
+
+
+def _check_model(config: TrainConfig) -> None:
+    model = config.model
+    if config.lora is not None and model.checkpoint is None:
+        raise ConfigError("[lora] adapts a trained model, but model.checkpoint is not set. Set it, or remove [lora].")
+    if config.lora is not None and config.bag_steps:
+        raise ConfigError("bag_steps trains the whole embedding table, which [lora] keeps. Remove one of them.")
+    if model.checkpoint is not None:
+        return
+    if model.heads % model.kv_heads:
+        raise ConfigError(f"model.heads is {model.heads}, which model.kv_heads = {model.kv_heads} does not divide.")
+    if model.head_dim % 2:
+        raise ConfigError(f"model.head_dim is {model.head_dim}. It must be even: positions rotate pairs of it.")
+    if model.vocab_size < SMALLEST_VOCABULARY:
         raise ConfigError(
-            f"model.heads is {config.model.heads}, which model.kv_heads = {config.model.kv_heads} does not divide."
+            f"model.vocab_size is {model.vocab_size}. It must be at least {SMALLEST_VOCABULARY}: every byte, "
+            "<pad>, <s>, </s> and three markers have a token."
         )
-    if not 0 <= config.model.workspace < config.model.hidden_size - 1:
+    if not 0 <= model.workspace < model.hidden_size - 1:
         raise ConfigError(
-            f"model.workspace is {config.model.workspace}. It must leave room in model.hidden_size = "
-            f"{config.model.hidden_size} for the bag."
+            f"model.workspace is {model.workspace}. It must leave room in model.hidden_size = "
+            f"{model.hidden_size} for the bag."
         )
-    if not 0 <= config.data.instruction_dropout <= 1:
-        raise ConfigError(f"data.instruction_dropout is {config.data.instruction_dropout}. It must be in 0..1.")
-    if config.embedding_weight <= 0 and config.generative_weight <= 0:
+    if model.start == "reader":
+        _check_reader(model)
+    check_window(config, model.context)
+
+
+def _check_reader(model: ModelConfig) -> None:
+    """Refuse sizes that `pointing.start_as_reader` has no place for."""
+    wanted = {"layers": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "workspace": READER_WORKSPACE}
+    for name, value in wanted.items():
+        if getattr(model, name) != value:
+            raise ConfigError(f"model.{name} is {getattr(model, name)}. With start = 'reader' it must be {value}.")
+
+
+def _check_streams(config: TrainConfig) -> None:
+    weights = {name: getattr(config, f"{name}_weight") for name in ("embedding", "generative", "reranking")}
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ConfigError(f"{name}_weight is {weight}. It must be 0 (leave the stream out) or above.")
+    if not any(weights.values()) and config.rag is None:
         raise ConfigError("embedding_weight and generative_weight are both 0, so nothing would be trained. Raise one.")
+    if config.bag_steps and (config.model.checkpoint is not None or config.model.start == "random"):
+        raise ConfigError(
+            "bag_steps skips the layers, which is right only while they are silent: use it with model.start = 'bag' "
+            "or 'reader' and without model.checkpoint."
+        )
+    if config.rag is not None:
+        _check_rag(config.rag)
+
+
+def _check_rag(rag: RagConfig) -> None:
+    unknown = set(rag.caching) - set(CACHINGS)
+    if unknown:
+        raise ConfigError(f"rag.caching has {min(unknown)!r}. The modes are {', '.join(CACHINGS)}.")
+    if len(rag.context_lengths) != len(rag.context_shares):
+        raise ConfigError(
+            f"rag.context_lengths has {len(rag.context_lengths)} values and rag.context_shares "
+            f"{len(rag.context_shares)}. Give each length its share."
+        )
+    for name, shares in (("rag.caching", tuple(rag.caching.values())), ("rag.context_shares", rag.context_shares)):
+        if not shares or min(shares) < 0 or not sum(shares):
+            raise ConfigError(f"{name} is {shares}. Shares must be 0 or above, and one of them above 0.")

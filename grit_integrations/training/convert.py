@@ -6,8 +6,11 @@ folders `corpus` (`title`, `text`, `source`), `pairs` (`query`, `positive`, `sou
 
     embedding/SOURCE.jsonl              {"query": ..., "pos": [...], "neg": []}
     generative/SOURCE.jsonl             {"text": "..."} or {"text": [instruction, response]}
+    rag/SOURCE.jsonl                    {"question": ..., "context": ..., "answer": ...}, the answer being words of the
+                                        context
     evaluation/retrieval/NAME.jsonl     {"query": ..., "pos": [...]}, with NAME.corpus.jsonl {"text": ...} beside it
-    evaluation/generation/NAME.jsonl    {"text": [instruction, response]}
+    evaluation/generation/NAME.jsonl    {"text": [instruction, response]}, of a question on a passage with "question",
+                                        "context" (title and passage, as it is read), "title" and "answer" beside it
     manifest.json                       what was kept, held out and dropped, by source
 """
 
@@ -38,6 +41,7 @@ OVERLAP_WORDS = 13  # a training row that shares this many words in a row with a
 RETRIEVAL_QUERIES = 300
 RETRIEVAL_PASSAGES = 1000
 GENERATION_ROWS = 200
+HUMAN_ROWS = 600  # of each set of human questions: what the answers are measured on
 INSTRUCTIONS = {
     "question": "Given a question, retrieve passages that answer the question",
     "heading": "Given a heading, retrieve the passage below it",
@@ -94,6 +98,7 @@ class Converted:
 
     embedding: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
     generative: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    rag: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
     retrieval: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
     retrieval_passages: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     generation: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
@@ -208,17 +213,20 @@ def _without_held_out_definitions(rows: Converted, questions: list[Row], pairs: 
 def _add_questions(rows: Converted, questions: Iterable[Row], overlap: Overlap) -> None:
     for row in questions:
         source = row["source"]
-        instruction = rag_prompt(row["question"], [f"{row['title']} {row['context']}"])
-        text = [instruction, row["answer"] or NO_ANSWER]
+        context = f"{row['title']} {row['context']}"
+        text = [rag_prompt(row["question"], [context]), row["answer"] or NO_ANSWER]
+        asked = {name: row[name] for name in ("question", "title", "answer")}
         pair = {"query": [INSTRUCTIONS["question"], row["question"]], "pos": [row["context"]]}
         if _is_held_out(row) or overlap.touches(row["context"]):
             kind = source.split(":", 1)[0] if ":" in source else ""
             name = f"{kind}-{_group(source)}".strip("-")
-            rows.generation[name].append({"text": text})
+            rows.generation[name].append({"text": text, **asked, "context": context})
             if kind == "rule":
                 rows.retrieval[f"questions-{_group(source)}"].append(pair)
         else:
             rows.generative[source].append({"text": text})
+            if row["answer"].strip() and row["answer"] in context:
+                rows.rag[source].append({"question": row["question"], "context": context, "answer": row["answer"]})
             if source.startswith("rule:") and len(row["question"].split()) >= RULE_WORDS:
                 rows.embedding[source].append({**pair, "neg": []})
 
@@ -238,7 +246,8 @@ def _add_handwritten(rows: Converted, corpus: list[Row], path: Path) -> None:
 
 
 def _write(rows: Converted, out: Path, rng: random.Random) -> dict[str, Any]:
-    for stream, by_source in (("embedding", rows.embedding), ("generative", rows.generative)):
+    streams = {"embedding": rows.embedding, "generative": rows.generative, "rag": rows.rag}
+    for stream, by_source in streams.items():
         for source, kept in by_source.items():
             _dump(out / stream / f"{_file_name(source)}.jsonl", kept)
     big = {name: found for name, found in rows.retrieval.items() if len(found) >= SMALLEST_SET or name == HANDWRITTEN}
@@ -249,19 +258,26 @@ def _write(rows: Converted, out: Path, rng: random.Random) -> dict[str, Any]:
         passages = passages if name == HANDWRITTEN else _sample(passages, RETRIEVAL_PASSAGES, rng)
         _dump(out / "evaluation" / "retrieval" / f"{name}.corpus.jsonl", [{"text": text} for text in passages])
     enough = {name: found for name, found in rows.generation.items() if len(found) >= SMALLEST_SET}
-    generation = {name: _sample(found, GENERATION_ROWS, rng) for name, found in enough.items()}
+    generation = {name: _sample(found, _generation_rows(name), rng) for name, found in enough.items()}
     for name, found in generation.items():
         _dump(out / "evaluation" / "generation" / f"{name}.jsonl", found)
     manifest = {
         "held_out_sources": list(HELD_OUT_SOURCES),
-        "embedding": {source: len(kept) for source, kept in sorted(rows.embedding.items())},
-        "generative": {source: len(kept) for source, kept in sorted(rows.generative.items())},
+        **{
+            stream: {source: len(kept) for source, kept in sorted(by_source.items())}
+            for stream, by_source in streams.items()
+        },
         "retrieval": {name: len(found) for name, found in sorted(retrieval.items())},
         "generation": {name: len(found) for name, found in sorted(generation.items())},
         "dropped": dict(rows.dropped),
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def _generation_rows(name: str) -> int:
+    derived = name.split("-", 1)[0] in ("text", "cloze", "rule", "glossary", "factbook", "medquad")
+    return GENERATION_ROWS if derived else HUMAN_ROWS
 
 
 def _passage_group(name: str) -> str:

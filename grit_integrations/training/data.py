@@ -1,23 +1,19 @@
-"""Rows of the two streams: read lazily from JSONL, checked when opened, in an order that a resumed run repeats."""
+"""Rows of the streams: read lazily from JSONL, checked when opened."""
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
 import json
-import random
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import zstandard
 
 from grit_integrations.errors import DataError
-
-POOL_BATCHES = 16  # rows are sorted by length inside pools of about this many batches
-CHARACTERS_PER_TOKEN = 4  # a guess that only shapes batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +24,7 @@ class Pair:
     query: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...] = ()
+    passage_instructions: tuple[str, ...] = ()  # of the positives, then the negatives; empty when they have none
 
     @property
     def size(self) -> int:
@@ -37,9 +34,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text (one turn) or a conversation (user, assistant, user, ...)."""
+    """Plain text (one turn) or a conversation (user, assistant, user, ...).
+
+    `opening` is how the last response begins; it is given, not predicted.
+    """
 
     turns: tuple[str, ...]
+    opening: str = ""
 
     @property
     def size(self) -> int:
@@ -47,40 +48,70 @@ class Text:
         return sum(map(len, self.turns))
 
 
-Row = TypeVar("Row", bound=Pair | Text)
+class SizedRow(Protocol):
+    """What a file holds: something whose length in characters shapes batches."""
+
+    @property
+    def size(self) -> int:
+        """The length in characters."""
+
+
+Row = TypeVar("Row", bound=SizedRow)
 
 
 def parse_pair(row: Any) -> Pair:
-    """Check and read a row of the embedding stream: `{"query": str | [instruction, text], "pos": [...], "neg": [...]}`.
+    """Check and read a row of the embedding stream: `{"query": text, "pos": [text, ...], "neg": [text, ...]}`.
 
-    Instructions are stripped of colons and white space, as the GritLM reference does in training.
+    A text is a string or `[instruction, string]`. Instructions are stripped of colons and white space, as the GritLM
+    reference does in training.
+
+    Raises:
+        ValueError: says what is wrong with the row.
     """
     if not isinstance(row, dict):
         raise ValueError(f"a row is an object, not a {type(row).__name__}")
-    query = row.get("query")
-    parts = ["", query] if isinstance(query, str) else query
-    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-        raise ValueError('"query" must be a string or [instruction, text]')
-    positives, negatives = _texts(row.get("pos"), "pos"), _texts(row.get("neg", []), "neg")
+    if "query" not in row:
+        raise ValueError('"query" is missing')
+    instruction, query = _instructed(row["query"], '"query"')
+    positives, negatives = _texts(row, "pos", default=None), _texts(row, "neg", default=[])
     if not positives:
         raise ValueError('"pos" has no text')
-    if not parts[1].strip():
-        raise ValueError('"query" is blank')
-    return Pair(parts[0].strip("\t\n :"), parts[1], positives, negatives)
+    repeated = {text for _, text in positives} & {text for _, text in negatives}
+    if repeated:
+        raise ValueError(f'"neg" repeats a text of "pos": {min(repeated)[:60]!r}')
+    passages = [*positives, *negatives]
+    instructions = tuple(each for each, _ in passages) if any(each for each, _ in passages) else ()
+    return Pair(instruction, query, tuple(t for _, t in positives), tuple(t for _, t in negatives), instructions)
 
 
-def _texts(value: Any, name: str) -> tuple[str, ...]:
+def _texts(row: dict[str, Any], name: str, *, default: Any) -> list[tuple[str, str]]:
+    value = row.get(name, default)
+    if value is None and name not in row:
+        raise ValueError(f'"{name}" is missing')
     if not isinstance(value, list):
         raise ValueError(f'"{name}" must be a list of texts')
-    texts = [item[-1] if isinstance(item, list) and len(item) == 2 else item for item in value]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f'"{name}" has something that is not text or is blank')
-    return tuple(texts)
+    return [_instructed(item, f'each text of "{name}"') for item in value]
+
+
+def _instructed(value: Any, what: str) -> tuple[str, str]:
+    """Return the instruction, which may be empty, and the text."""
+    parts = ["", value] if isinstance(value, str) else value
+    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+        raise ValueError(f"{what} must be a string or [instruction, text]")
+    if not parts[1].strip():
+        raise ValueError(f"{what} must not be blank")
+    return parts[0].strip("\t\n :"), parts[1]
 
 
 def parse_text(row: Any) -> Text:
-    """Check and read one row of the generative stream: `{"text": str | [instruction, response, ...]}`."""
-    text = row.get("text") if isinstance(row, dict) else None
+    """Check and read one row of the generative stream: `{"text": str | [instruction, response, ...]}`.
+
+    Raises:
+        ValueError: says what is wrong with the row.
+    """
+    if not isinstance(row, dict) or "text" not in row:
+        raise ValueError('"text" is missing')
+    text = row["text"]
     turns = [text] if isinstance(text, str) else text
     if not (isinstance(turns, list) and turns and all(isinstance(turn, str) and turn.strip() for turn in turns)):
         raise ValueError('"text" must be a string or [instruction, response, ...], none of them blank')
@@ -120,6 +151,14 @@ def _parsed_lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Any]]:
                 raise DataError(f"{path} line {number} is not JSON: {error}.") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a resumed run compares a file by: its uncompressed bytes."""
+
+    size: int
+    digest: str
+
+
 class RowFile(Generic[Row]):
     """One JSONL file, opened lazily: every line is checked once, then only line offsets and sizes stay in memory.
 
@@ -135,17 +174,19 @@ class RowFile(Generic[Row]):
         self._offsets = array("q")
         self.sizes = array("l")
         with path.open("rb") as raw:
-            self._index(_decompressed(path, raw))
+            self.content = self._index(_decompressed(path, raw))
         if not self._offsets:
             raise DataError(f"{path} has no rows. Remove the file or fill it.")
 
-    def _index(self, stream: BinaryIO) -> None:
-        offset = 0
+    def _index(self, stream: BinaryIO) -> Content:
+        offset, digest = 0, hashlib.blake2b(digest_size=16)
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 self._offsets.append(offset)
                 self.sizes.append(self._read(line, number).size)
             offset += len(line)
+            digest.update(line)
+        return Content(offset, digest.hexdigest())
 
     def _read(self, line: bytes, number: int) -> Row:
         try:
@@ -163,97 +204,36 @@ class RowFile(Generic[Row]):
         return self._read(self._stream.readline(), index + 1)
 
 
+def row_files(folder: Path) -> list[Path]:
+    """Return the `.jsonl` and `.jsonl.zst` files of a folder, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith((".jsonl", ".jsonl.zst")))
+
+
 def open_files(folder: Path, parse: Callable[[Any], Row]) -> list[RowFile[Row]]:
-    """Open every `.jsonl` and `.jsonl.zst` file of a folder, in the order of their names."""
+    """Open every file of rows in a folder."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Make it with grit_integrations.training.convert, or set data.")
-    paths = sorted(p for p in folder.iterdir() if p.name.endswith((".jsonl", ".jsonl.zst")))
+    paths = row_files(folder)
     if not paths:
         raise DataError(f"{folder} has no .jsonl or .jsonl.zst files.")
     return [RowFile(path, parse) for path in paths]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
-    """How to cut batches: a budget of padded tokens, a bound on rows, and whether a batch stays in one file."""
+def open_mixed(folder: Path) -> tuple[list[RowFile[Pair]], list[RowFile[Text]]]:
+    """Open a folder whose files belong to either stream, as the reference's do; the keys of a file's rows tell.
 
-    tokens: int
-    longest: int  # tokens a row is cut to
-    rows: int
-    same_file: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a stream stands: what a checkpoint keeps of the data order."""
-
-    epoch: int = 0
-    batch: int = 0
-
-
-class Stream(Generic[Row]):
-    """An endless stream of batches whose order depends on nothing but the files, the plan and the seed."""
-
-    def __init__(
-        self, files: Sequence[RowFile[Row]], plan: BatchPlan, *, weights: Mapping[str, float], seed: int | str
-    ) -> None:
-        self._files = files
-        self._plan = plan
-        self._seed = seed
-        self._weights = [file_weight(file.name, weights) for file in files]
-        if not any(self._weights):
-            raise DataError("The weights leave out every file of a stream. Give at least one file a weight above 0.")
-        self.position = Position()
-        self._order: list[list[tuple[int, int]]] = []
-
-    def __next__(self) -> list[Row]:
-        """Return the next batch and move on."""
-        if not self._order:
-            self._order = self._epoch(self.position.epoch)
-        batch = self._order[self.position.batch]
-        if self.position.batch + 1 < len(self._order):
-            self.position = Position(self.position.epoch, self.position.batch + 1)
+    Raises:
+        DataError: a file whose first row belongs to neither.
+    """
+    pairs: list[RowFile[Pair]] = []
+    texts: list[RowFile[Text]] = []
+    for path in row_files(folder):
+        _, first = next(read_json_lines(path), (0, {}))
+        keys = set(first) if isinstance(first, dict) else set()
+        if "query" in keys:
+            pairs.append(RowFile(path, parse_pair))
+        elif "text" in keys:
+            texts.append(RowFile(path, parse_text))
         else:
-            self.position, self._order = Position(self.position.epoch + 1, 0), []
-        return [self._files[file][row] for file, row in batch]
-
-    def seek(self, position: Position) -> None:
-        """Continue from a position that `position` gave."""
-        self.position, self._order = position, []
-
-    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
-        rng = random.Random(f"{self._seed}:{epoch}")  # noqa: S311  # data order, not secrets
-        chosen = [self._choose(index, rng) for index in range(len(self._files))]
-        pools = chosen if self._plan.same_file else [[row for rows in chosen for row in rows]]
-        batches = [batch for pool in pools for batch in self._cut(pool, rng)]
-        rng.shuffle(batches)
-        return batches
-
-    def _choose(self, index: int, rng: random.Random) -> list[tuple[int, int]]:
-        whole, part = divmod(self._weights[index], 1)
-        rows = list(range(len(self._files[index])))
-        chosen = rows * int(whole) + rng.sample(rows, round(part * len(rows)))
-        return [(index, row) for row in chosen]
-
-    def _cut(self, pool: list[tuple[int, int]], rng: random.Random) -> Iterator[list[tuple[int, int]]]:
-        rng.shuffle(pool)
-        step = POOL_BATCHES * max(1, min(self._plan.rows, self._plan.tokens // self._plan.longest))
-        for start in range(0, len(pool), step):
-            batch: list[tuple[int, int]] = []
-            for row in sorted(pool[start : start + step], key=self._tokens):
-                rows = len(batch) + 1
-                if batch and (rows > self._plan.rows or rows * self._tokens(row) > self._plan.tokens):
-                    yield batch
-                    batch = []
-                batch.append(row)
-            if batch and (len(batch) > 1 or not self._plan.same_file):
-                yield batch
-
-    def _tokens(self, row: tuple[int, int]) -> int:
-        file, index = row
-        return min(self._plan.longest, self._files[file].sizes[index] // CHARACTERS_PER_TOKEN + 2)
-
-
-def file_weight(name: str, weights: Mapping[str, float]) -> float:
-    """Return the weight of the first pattern that matches a file's name; 1 when none does."""
-    return next((weight for pattern, weight in weights.items() if fnmatch.fnmatch(name, pattern)), 1.0)
+            raise DataError(f'{path}: the first row has neither "query" nor "text". Remove the file or correct it.')
+    return pairs, texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 
-from grit_integrations.training.config import TrainConfig
+from grit_integrations.training.config import ModelConfig, TrainConfig
 
 Table = Mapping[str, Any]
+EMBEDDING_HEAD = "embedding_head.safetensors"  # for GritLM.from_pretrained(..., embedding_head=...)
+PROJECTION = "projection."  # what its tensors are called in a checkpoint
 
 GOLDEN_EMBED = "<|embed|>\n"
 GOLDEN_INSTRUCTED = "<|user|>\nInstr.\n<|embed|>\nhello"
@@ -24,9 +27,22 @@ GOLDEN_ASSISTANT = "<|assistant|>\n"
 
 
 def export_model(
-    config: PretrainedConfig, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast, out: Path
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    *,
+    settings: ModelConfig | None = None,
 ) -> None:
-    """Write bfloat16 safetensors, config, generation config, tokenizer and `grit_config.json`."""
+    """Write bfloat16 safetensors, config, generation config, tokenizer and `grit_config.json`.
+
+    Args:
+        config: of the causal LM.
+        weights: its tensors by their names; those called `projection.*` become `embedding_head.safetensors`.
+        tokenizer: the model's.
+        out: a directory.
+        settings: pooling and attention that inference must know of; those of GritLM by default.
+    """
     out.mkdir(parents=True, exist_ok=True)
     saved = copy.deepcopy(config)
     saved.dtype = torch.bfloat16
@@ -34,13 +50,27 @@ def export_model(
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     ).save_pretrained(out)
-    temporary = out / ".model.safetensors.writing"
-    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, temporary, metadata={"format": "pt"})
-    temporary.chmod(0o644)  # safetensors gives what it writes to its owner alone
-    temporary.replace(out / "model.safetensors")
+    plain = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+    head = {name.removeprefix(PROJECTION): plain.pop(name) for name in list(plain) if name.startswith(PROJECTION)}
+    write_atomically(out / "model.safetensors", plain)
+    if head:
+        write_atomically(out / EMBEDDING_HEAD, head)
     tokenizer.save_pretrained(out)
     _drop_load_options(out / "tokenizer_config.json")
-    (out / "grit_config.json").write_text(json.dumps(grit_config(tokenizer), indent=1) + "\n", encoding="utf-8")
+    about = grit_config(tokenizer, settings or ModelConfig())
+    (out / "grit_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def write_atomically(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file under a temporary name, then rename it; when that fails, the old file stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # safetensors gives what it writes to its owner alone
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def model_card(config: TrainConfig, *, steps: int, minutes: float, first: Table, best: Table) -> str:
@@ -82,8 +112,10 @@ def _drop_load_options(path: Path) -> None:
     path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def grit_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
-    """Return what a loader checks the tokenizer against, and how the vectors are pooled."""
+def grit_config(tokenizer: PreTrainedTokenizerFast, settings: ModelConfig | None = None) -> dict[str, object]:
+    """Return what a loader checks the tokenizer against, how vectors are pooled, and attention that is not GritLM's."""
+    settings = settings or ModelConfig()
     golden = {text: list(tokenizer(text)["input_ids"]) for text in (GOLDEN_EMBED, GOLDEN_INSTRUCTED)}
     golden[GOLDEN_ASSISTANT] = list(tokenizer(GOLDEN_ASSISTANT, add_special_tokens=False)["input_ids"])
-    return {"format": 1, "golden": golden, "pooling": "mean"}
+    about: dict[str, object] = {"format": 1, "golden": golden, "pooling": settings.pooling}
+    return about if settings.attention == "bbcc" else {**about, "attention": settings.attention}

@@ -103,18 +103,25 @@ def start_as_bag(
     model.lm_head.weight[:, words:-1] /= WORKSPACE_SCALE
 
 
-def hold_workspace(model: MistralForCausalLM, workspace: int) -> None:
+def hold_workspace(model: MistralForCausalLM, workspace: int, *, shared: int = 0) -> None:
     """Keep training from mixing words and workspace: layers write the workspace alone, embeddings the words alone.
 
     Done by masking gradients, so the trained model is as stock as any other.
+
+    Args:
+        model: from `start_as_bag`.
+        workspace: how many coordinates.
+        shared: how many of them, the first, the embeddings write as well.
     """
     dim = model.config.hidden_size
     inside = torch.zeros(dim)
     inside[dim - 1 - workspace : dim - 1] = 1.0
+    kept = inside.clone()
+    kept[: dim - 1 - workspace + shared] = 0.0
     for layer in model.model.layers:
         for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
             projection.weight.register_hook(lambda gradient: gradient * inside[:, None].to(gradient.device))
-    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * (1 - inside).to(gradient.device))
+    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * (1 - kept).to(gradient.device))
     model.model.norm.weight.register_hook(torch.zeros_like)
 
 

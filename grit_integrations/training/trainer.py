@@ -1,47 +1,42 @@
-"""The GRIT training loop: both streams in every step, checkpoints that resume to the bit, and the best weights kept."""
+"""The GRIT training loop: every objective in every step, checkpoints that resume to the bit, the best weights kept."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import random
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from grit_integrations.encoder import bidirectional_view, pool
-from grit_integrations.errors import TrainingDivergedError
-from grit_integrations.training import evaluate, setup
-from grit_integrations.training.batches import EmbeddingInputs, PromptEncoder, contrastive_batch, text_batch
-from grit_integrations.training.checkpoints import (
-    Progress,
-    load_checkpoint,
-    model_tensors,
-    newest_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from grit_integrations.errors import ConfigError, TrainingDivergedError
+from grit_integrations.training import checkpoints, setup
+from grit_integrations.training.batches import PromptEncoder
+from grit_integrations.training.checkpoints import Progress, newest_checkpoint, trained_tensors
 from grit_integrations.training.config import TrainConfig
-from grit_integrations.training.data import Text
-from grit_integrations.training.export import export_model, model_card
-from grit_integrations.training.losses import info_nce, response_loss
+from grit_integrations.training.distribution import Distribution
+from grit_integrations.training.export import export_model, model_card, write_atomically
+from grit_integrations.training.lengths import warn_of_cuts
+from grit_integrations.training.lora import merged, save_adapter
+from grit_integrations.training.memory import keep_freed_memory
+from grit_integrations.training.monitor import Monitor
+from grit_integrations.training.objectives import Context, Objective
+from grit_integrations.training.plots import plot_metrics
+from grit_integrations.training.schedule import fall, warmth
 
 logger = logging.getLogger(__name__)
-
-WATCHED_TEXTS = 4  # rows of each generation set that are evaluated while training
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +51,10 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = None) -> TrainResult:
-    """Train a model with both streams of GRIT and export the best weights.
+    """Train a model with all streams of a recipe and export the best weights.
 
     Ctrl-C ends the current step, writes a checkpoint and returns; calling again goes on from the newest checkpoint
-    with the same data order, optimiser and random state.
+    with the same data order, optimiser and random state. Under `accelerate launch` every process calls this.
 
     Args:
         config: the recipe, see `load_config`.
@@ -68,63 +63,100 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
         progress: show a bar; by default when standard error is a terminal.
 
     Raises:
-        ConfigError: the recipe cannot be run.
-        DataError: a data file is wrong; names file and line.
+        ConfigError: the recipe cannot be run, or is not the one that the checkpoint was made with.
+        DataError: a data file is wrong (names file and line), or has changed since the checkpoint.
         TrainingDivergedError: a loss is not finite; names step and stream.
+        OSError: a checkpoint could not be written; the one before it stays.
     """
-    out = Path(config.output)
-    if not resume:
-        for leftover in ("checkpoints", "tokenizer", "start", "model"):
-            shutil.rmtree(out / leftover, ignore_errors=True)
-        for file in ("best.safetensors", "metrics.jsonl"):
-            (out / file).unlink(missing_ok=True)
+    distribution = Distribution(config.device)
+    if distribution.device.type == "cpu":
+        keep_freed_memory()
     with _threads(config.threads):
-        run = Run(config)
-        newest = newest_checkpoint(out)
-        if newest is not None:
-            run.progress = load_checkpoint(newest, config, run.model, run.optimiser, run.streams)
-            logger.info("Resumed after step %d", run.progress.step)
-        shown = sys.stderr.isatty() if progress is None else progress
+        if not resume and distribution.writes:
+            _remove_leftovers(Path(config.output))
+        distribution.wait()
+        run = Run(config, distribution, checkpoint=newest_checkpoint(Path(config.output)))
+        shown = distribution.writes and (sys.stderr.isatty() if progress is None else progress)
         with _interruptible() as stop, tqdm(total=config.steps, initial=run.progress.step, disable=not shown) as bar:
             finished = run.steps(stop, bar)
         return run.result(finished=finished)
 
 
 class Run:
-    """One training run in memory."""
+    """One training run in memory.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: the recipe.
+        distribution: the processes; found out by default.
+        checkpoint: where to go on; from the beginning by default.
+    """
+
+    def __init__(
+        self, config: TrainConfig, distribution: Distribution | None = None, *, checkpoint: Path | None = None
+    ) -> None:
         self.config = config
         self.out = Path(config.output)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.device = setup.choose_device(config.device)
-        self.dtype = setup.choose_precision(config.precision, self.device)
+        self.distribution = distribution or Distribution(config.device)
+        if self.distribution.sharded and (config.bag_steps or config.lora):
+            raise ConfigError("bag_steps and [lora] do not work with FSDP. Remove them, or launch without FSDP.")
         files = setup.open_data(config)
-        self.encoder = PromptEncoder(setup.make_tokenizer(config, files, self.out / "tokenizer"))
-        self.model = setup.make_model(config, self.encoder, files.texts).to(self.device)
-        self.view: Any = bidirectional_view(self.model.model)
-        self.optimiser = setup.make_optimiser(self.model, config.optimiser)
-        self.streams = setup.make_streams(config, files)
-        self.progress = Progress()
+        self._same = checkpoints.identity(config, files.contents(), self.distribution.processes.count)
+        self.progress = checkpoints.read_progress(checkpoint, self._same) if checkpoint else Progress()
+        with self.distribution.first():
+            self.encoder = PromptEncoder(setup.make_tokenizer(config, files, self.out / "tokenizer"))
+        dtype = setup.choose_precision(config.precision, self.distribution.device)
+        self.module = setup.make_module(config, self.encoder, files, dtype)
+        if checkpoint is not None:
+            checkpoints.load_tensors(checkpoint, self.module, adapters=config.lora is not None)
+        window = self.model.config.max_position_embeddings
+        context = Context(config, self.encoder, window, self.distribution.processes)
+        self.objectives = setup.make_objectives(context, files)
+        self.bag = setup.make_bag(context, files)
+        self._monitor = Monitor(config, self.encoder)
+        self._wrapped, self.optimiser = self.distribution.prepare(
+            self.module, setup.make_optimiser(self.module, config.optimiser)
+        )
+        if checkpoint is not None:
+            self._resume(checkpoint)
+        elif self.distribution.writes:
+            warn_of_cuts(config, files.pairs, files.texts, self.encoder)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model inside the module."""
+        return self.module.lm
+
+    def _resume(self, checkpoint: Path) -> None:
+        self.distribution.load_optimiser(self._wrapped, self.optimiser, checkpoints.read_optimiser(checkpoint))
+        checkpoints.restore_random(checkpoint)
+        for objective in self._every_objective():
+            if objective.name in self.progress.positions:
+                objective.seek(self.progress.positions[objective.name])
+        if self.distribution.writes:
+            _forget_later_metrics(self.out / "metrics.jsonl", self.progress.step)
+        logger.info("Resumed after step %d", self.progress.step)
+
+    def _every_objective(self) -> list[Objective[Any]]:
+        return [*self.objectives, *([self.bag] if self.bag else [])]
 
     def steps(self, stop: threading.Event, bar: Any) -> bool:
         """Train to the end of the schedule; return False when `stop` was set before it."""
         if not self.progress.first:
-            export_model(self.model.config, model_tensors(self.model), self.encoder.tokenizer, self.out / "start")
-            self.progress.first = self._evaluated()
+            self._export(self._tensors(), self.out / "start")
+            self.progress.first, _ = self._evaluated()
         while self._share() < 1.0:
             record = self.step()
             self._log(record)
             bar.update(1)
-            bar.set_postfix_str(
-                " ".join(f"{key} {record[key]:.3f}" for key in ("embedding", "generative") if key in record)
-            )
-            ended, step = self._share() >= 1.0, self.progress.step
+            bar.set_postfix_str(_shown(record))
+            stopped, self.progress.seconds = self.distribution.agree(stop.is_set(), self.progress.seconds)
+            ended, step, better = self._share() >= 1.0, self.progress.step, False
             if ended or step % self.config.evaluate_every == 0:
-                self._evaluated()
-            if ended or stop.is_set() or step % self.config.checkpoint_every == 0:
-                save_checkpoint(self.config, self.model, self.optimiser, self.streams, self.progress)
-            if stop.is_set() and not ended:
+                _, better = self._evaluated()
+            if ended or stopped or better or step % self.config.checkpoint_every == 0:
+                self._save()
+            if stopped and not ended:
                 logger.info("Interrupted after step %d; the checkpoint is written", step)
                 return False
         return True
@@ -137,71 +169,50 @@ class Run:
         return spent
 
     def step(self) -> dict[str, Any]:
-        """Take one optimiser step over both streams and return what to log."""
+        """Take one optimiser step over the objectives and return what to log."""
         began = time.monotonic()
-        bag = self.progress.step < self.config.bag_steps
-        record: dict[str, Any] = {"step": self.progress.step + 1}
-        self._set_rates(bag=bag)
+        if self.progress.step == self.config.bag_steps:
+            setup.wake_layers(self.config, self.encoder, self.model)
+        active = self._active()
+        self._set_rates()
         self.optimiser.zero_grad(set_to_none=True)
-        if bag or self.config.embedding_weight > 0:
-            record["embedding"] = self._backward_pairs(bag=bag)
-        if not bag and self.config.generative_weight > 0:
-            record["generative"] = self._backward_texts()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip))
-        self._check(norm, "gradient of both streams")
+        figures: dict[str, float] = {}
+        turns = [objective for _ in range(self.config.accumulate) for objective in active]
+        for turn, objective in enumerate(turns, start=1):
+            with self.distribution.unsynchronised(self._wrapped, wanted=turn < len(turns)):
+                for name, value in self._backward(objective).items():
+                    figures[name] = figures.get(name, 0.0) + value / self.config.accumulate
+        norm = self.distribution.clip(self._wrapped, self.config.optimiser.clip)
+        self._check(norm, "gradient of all streams")
         self.optimiser.step()
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - began
+        record = {"step": self.progress.step, **figures}
         return {**record, "gradient": round(norm, 4), "seconds": round(self.progress.seconds, 1)}
 
-    def _set_rates(self, *, bag: bool) -> None:
-        settings, step = self.config.optimiser, self.progress.step - (0 if bag else self.config.bag_steps)
-        warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self._share())))
-        scale = warm * (settings.final_rate + (1 - settings.final_rate) * cosine)
+    def _active(self) -> list[Objective[Any]]:
+        step = self.progress.step - self.config.bag_steps
+        if self.bag and step < 0:
+            return [self.bag]
+        return [objective for objective in self.objectives if step % objective.every == 0]
+
+    def _set_rates(self) -> None:
+        settings, step = self.config.optimiser, self.progress.step
+        bag = step < self.config.bag_steps
+        warm = warmth(settings, step if bag else step - self.config.bag_steps)
+        scale = warm * fall(settings, self._share())
         for group in self.optimiser.param_groups:
             group["lr"] = warm * self.config.bag_rate if bag else group["peak"] * scale
 
-    def _backward_pairs(self, *, bag: bool) -> float:
-        data = self.config.data
-        stream = self.streams.bag if bag else self.streams.embedding
-        name = f"{self.config.seed}:instruction:{stream.position.epoch}:{stream.position.batch}"
-        instructed = random.Random(name).random() >= data.instruction_dropout  # noqa: S311  # data order, not secrets
-        batch = contrastive_batch(
-            self.encoder,
-            next(stream),
-            query_tokens=data.query_tokens,
-            passage_tokens=data.passage_tokens,
-            instructed=instructed and not bag,
-        )
-        queries, passages = (self._vectors(side.to(self.device), bag=bag) for side in (batch.queries, batch.passages))
-        loss = info_nce(queries, passages, batch.texts.to(self.device), temperature=self.config.temperature)
-        return self._backward(loss, "embedding stream", 1.0 if bag else self.config.embedding_weight)
-
-    def _vectors(self, inputs: EmbeddingInputs, *, bag: bool) -> Tensor:
-        if bag:  # silent layers add nothing, so the pooled state is the mean of the normed embeddings
-            states = self.model.model.norm(self.model.model.embed_tokens.weight)  # (vocabulary, dim)
-            picked, rows = inputs.ids[inputs.sample.bool()], inputs.sample.sum(dim=1)
-            return nn.functional.embedding_bag(picked, states, rows.cumsum(0) - rows, mode="mean")
-        with self._autocast():
-            hidden = self.view(input_ids=inputs.ids, attention_mask=inputs.attended, use_cache=False).last_hidden_state
-        return pool(hidden, inputs.attended, inputs.sample)
-
-    def _backward_texts(self) -> float:
-        texts = next(self.streams.generative)
-        batch = text_batch(self.encoder, texts, longest=self.config.data.text_tokens).to(self.device)
-        with self._autocast():
-            hidden = self.model.model(
-                input_ids=batch.ids, attention_mask=batch.attended, use_cache=False
-            ).last_hidden_state
-            loss = response_loss(hidden, self.model.lm_head.weight, batch.labels, kind=self.config.generative_loss)
-        return self._backward(loss, "generative stream", self.config.generative_weight)
-
-    def _backward(self, loss: Tensor, stream: str, weight: float) -> float:
-        value = loss.item()
-        self._check(value, stream)
-        torch.autograd.backward(loss * weight)
-        return value
+    def _backward(self, objective: Objective[Any]) -> dict[str, float]:
+        """Add the gradients of an objective's next batch; return its loss and figures by their names in the log."""
+        batch = objective.next_batch()
+        loss = self._wrapped(lambda module: objective.loss(module, batch))
+        value = self.distribution.mean(loss.value.item())
+        self._check(value, f"{objective.name} stream")
+        torch.autograd.backward(loss.value * (objective.weight / self.config.accumulate))
+        figures = {f"{objective.name}.{name}": self.distribution.mean(each) for name, each in loss.figures.items()}
+        return {objective.name: value, **figures}
 
     def _check(self, value: float, what: str) -> None:
         if not math.isfinite(value):
@@ -210,45 +221,14 @@ class Run:
                 f"the checkpoint before it in {self.out / 'checkpoints'}."
             )
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
     def measure(self) -> dict[str, Any]:
-        """Return mean retrieval scores over the watched sets and the mean loss on held-out responses.
+        """Return what the monitor finds."""
+        with torch.no_grad():  # here already: with gradients DDP would await a backward pass
+            found: dict[str, Any] = self._wrapped(self._monitor.measure)
+        return {"step": self.progress.step, **found}
 
-        Data without evaluation sets gives neither; then the last weights are the best.
-        """
-        found = {watched.name: self._retrieval(watched) for watched in self._watched_sets()}
-        record: dict[str, Any] = {"step": self.progress.step, "sets": found}
-        for key in ("ndcg_10", "recall_1") if found else ():
-            record[key] = sum(each[key] for each in found.values()) / len(found)
-        texts = self._watched_texts()
-        if texts:
-            longest = self.config.data.text_tokens
-            record["nats"] = evaluate.response_nats(
-                self.model, self.encoder, texts, longest=longest, autocast=self._autocast
-            )
-        return record
-
-    def _watched_sets(self) -> Iterator[evaluate.RetrievalSet]:
-        config = self.config
-        folder = Path(config.data.data) / config.data.retrieval
-        for path in evaluate.evaluation_files(folder, config.evaluate_sets):
-            yield evaluate.load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
-
-    def _watched_texts(self) -> list[Text]:
-        files = evaluate.evaluation_files(Path(self.config.data.data) / self.config.data.generation)
-        return [text for path in files for text in evaluate.load_texts(path)[:WATCHED_TEXTS]]
-
-    def _retrieval(self, watched: evaluate.RetrievalSet) -> dict[str, float]:
-        return evaluate.as_table(
-            evaluate.model_scores(self.model, self.encoder, watched, instructed=True, autocast=self._autocast)
-        )
-
-    def _evaluated(self) -> dict[str, Any]:
-        """Evaluate, log, and keep the weights if they are the best so far.
+    def _evaluated(self) -> tuple[dict[str, Any], bool]:
+        """Evaluate, log, keep the weights if they are the best so far; return what was found and whether they are.
 
         Best are, among the weights whose mean nDCG@10 is within `retrieval_tolerance` of the highest, those with the
         lowest loss on held-out responses. Without evaluation sets the last are the best.
@@ -260,24 +240,74 @@ class Run:
         progress.peak = max(progress.peak, retrieved)
         least = progress.peak - self.config.retrieval_tolerance
         fallen = progress.best.get("ndcg_10", -1.0) < least  # the best so far no longer retrieves well enough
-        if retrieved >= least and (fallen or found.get("nats", 0.0) <= progress.best.get("nats", 0.0)):
+        better = retrieved >= least and (fallen or found.get("nats", 0.0) <= progress.best.get("nats", 0.0))
+        if better:
             progress.best = found
-            write_atomically(self.out / "best.safetensors", model_tensors(self.model))
-        return found
+            tensors = self._tensors()
+            if self.distribution.writes:
+                write_atomically(self.out / "best.safetensors", tensors)
+        return found, better
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return trained_tensors(self.distribution.state(self._wrapped), adapters=self.config.lora is not None)
+
+    def _save(self) -> None:
+        tensors, optimiser = self._tensors(), self.distribution.optimiser_state(self._wrapped, self.optimiser)
+        self.progress.positions = {objective.name: objective.position for objective in self._every_objective()}
+        if self.distribution.writes:
+            checkpoints.save_checkpoint(self.config, tensors, optimiser, self.progress, self._same)
+        self.distribution.wait()
 
     def _log(self, record: dict[str, Any]) -> None:
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self.distribution.writes:
+            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _export(self, tensors: dict[str, Tensor], target: Path) -> None:
+        if not self.distribution.writes:
+            return
+        if self.config.lora is not None:
+            save_adapter(self.model, tensors, target / "adapter")
+            tensors = {**merged(self.model, tensors), **_projection(tensors)}
+        export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=self.config.model)
 
     def result(self, *, finished: bool) -> TrainResult:
-        """Export the best weights and say how the run ended."""
-        target = self.out / "model"
-        weights = load_file(self.out / "best.safetensors")
-        export_model(self.model.config, weights, self.encoder.tokenizer, target)
-        minutes, progress = self.progress.seconds / 60, self.progress
-        card = model_card(self.config, steps=progress.step, minutes=minutes, first=progress.first, best=progress.best)
-        (target / "README.md").write_text(card, encoding="utf-8")
-        return TrainResult(self.progress.step, finished, minutes, best=self.progress.best, model=target)
+        """Export the best weights, draw the metrics, and say how the run ended."""
+        target, minutes, progress = self.out / "model", self.progress.seconds / 60, self.progress
+        if self.distribution.writes:
+            self._export(load_file(self.out / "best.safetensors"), target)
+            card = model_card(
+                self.config, steps=progress.step, minutes=minutes, first=progress.first, best=progress.best
+            )
+            (target / "README.md").write_text(card, encoding="utf-8")
+            plot_metrics(self.out / "metrics.jsonl", self.out / "metrics.png")
+        self.distribution.wait()
+        return TrainResult(progress.step, finished, minutes, best=progress.best, model=target)
+
+
+def _projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name.startswith(checkpoints.PROJECTION)}
+
+
+def _shown(record: dict[str, Any]) -> str:
+    hidden = ("step", "seconds", "gradient")
+    return " ".join(f"{name} {value:.3f}" for name, value in record.items() if name not in hidden)
+
+
+def _remove_leftovers(out: Path) -> None:
+    for leftover in ("checkpoints", "tokenizer", "start", "model"):
+        shutil.rmtree(out / leftover, ignore_errors=True)
+    for file in ("best.safetensors", "metrics.jsonl", "metrics.png"):
+        (out / file).unlink(missing_ok=True)
+
+
+def _forget_later_metrics(metrics: Path, step: int) -> None:
+    """Remove the records that a killed run wrote behind its last checkpoint; the resumed run writes them again."""
+    if not metrics.exists():
+        return
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    kept = [record for record in records if record.get("evaluation", record)["step"] <= step]
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 @contextmanager

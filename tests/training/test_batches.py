@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,16 @@ from grit_integrations import GritLM, Message
 from grit_integrations.layout import lay_out
 from grit_integrations.planning import plan_prompt
 from grit_integrations.prompts import MARKERS
-from grit_integrations.training.batches import IGNORED, PromptEncoder, contrastive_batch, embedding_inputs, text_batch
+from grit_integrations.training.batches import (
+    IGNORED,
+    ContrastiveBatch,
+    Processes,
+    PromptEncoder,
+    contrastive_batch,
+    embedding_inputs,
+    sample_pair,
+    text_batch,
+)
 from grit_integrations.training.data import Pair, Text
 from grit_integrations.training.tokenizer import train_tokenizer
 
@@ -112,6 +123,51 @@ def test_batches_cut_to_length_and_number_equal_passages(encoder: PromptEncoder)
     assert int(batch.queries.sample.sum(dim=1).max()) <= 3
     assert int(batch.passages.sample.sum(dim=1).max()) <= 4
     assert text_batch(encoder, [Text(("word " * 100,))], longest=16).ids.shape == (1, 16)
+
+
+def test_every_text_has_its_own_instruction(encoder: PromptEncoder) -> None:
+    batch = embedding_inputs(
+        encoder, ["the mill", "a river", "the mill"], instruction=["Find it", "", "Find"], longest=9
+    )
+    for row, (text, instruction) in enumerate([("the mill", "Find it"), ("a river", ""), ("the mill", "Find")]):
+        alone = embedding_inputs(encoder, [text], instruction=instruction, longest=9)
+        width = alone.ids.shape[1]
+        assert batch.ids[row, :width].tolist() == alone.ids[0].tolist()
+        assert batch.sample[row, :width].tolist() == alone.sample[0].tolist()
+        assert batch.attended[row].sum() == width
+    pair = Pair("Q", "where", ("north",), ("south",), ("P", "N"))
+    found = contrastive_batch(encoder, [pair], query_tokens=9, passage_tokens=9, instructed=True).passages
+    assert (
+        found.ids.tolist()
+        == embedding_inputs(encoder, ["north", "south"], instruction=["P", "N"], longest=9).ids.tolist()
+    )
+
+
+def test_a_step_draws_one_positive_and_some_negatives() -> None:
+    pair = Pair("Q", "q", ("p0", "p1"), ("n0", "n1", "n2"), ("i0", "i1", "j0", "j1", "j2"))
+    drawn = [sample_pair(pair, random.Random(seed), negatives=2) for seed in range(40)]
+    assert {each.positives for each in drawn} == {("p0",), ("p1",)}
+    assert {each.negatives for each in drawn} == {("n0", "n1"), ("n0", "n2"), ("n1", "n2")}
+    for each in drawn:
+        texts = each.positives + each.negatives
+        assert each.passage_instructions == tuple({"p": "i", "n": "j"}[text[0]] + text[1] for text in texts)
+    assert sample_pair(pair, random.Random(0), negatives=None).negatives == pair.negatives
+    assert sample_pair(pair, random.Random(0), negatives=0).negatives == ()
+    assert drawn[7] == sample_pair(pair, random.Random(7), negatives=2)
+
+
+def test_processes_share_a_batch(encoder: PromptEncoder) -> None:
+    pairs = [Pair("", f"q{n}", (f"p{n % 4}",), ("north",) * (n % 3)) for n in range(5)]
+
+    def part(processes: Processes | None) -> ContrastiveBatch:
+        return contrastive_batch(encoder, pairs, query_tokens=9, passage_tokens=9, instructed=True, processes=processes)
+
+    whole, shares = part(None), [part(Processes(index, 2)) for index in range(2)]
+    assert [len(share.queries.ids) for share in shares] == [3, 2]
+    assert [len(share.passages.ids) for share in shares] == [3 + 3, 2 + 1]
+    assert all((share.pairs, share.negatives) == ((3, 2), (3, 1)) for share in shares)
+    assert all(share.texts.tolist() == [0, 1, 0, 2, 3, 4, 4, 4, 4] for share in shares)
+    assert whole.texts.tolist() == [0, 1, 2, 3, 0, 4, 4, 4, 4]
 
 
 def test_ids_are_those_of_inference_on_the_mistral_vocabulary(tiny: GritLM) -> None:

@@ -10,12 +10,13 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from grit_integrations import GritLM
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.data import Text
-from grit_integrations.training.evaluate import CausalLM, embed, response_nats
 from grit_integrations.training.export import grit_config
 from grit_integrations.training.initial import load_model
 from grit_integrations.training.tokenizer import load_tokenizer
+from grit_integrations.training.watching import CausalLM, response_nats
 
 MINI = Path(str(files("grit_integrations"))) / "bundled" / "grit-mini"
 
@@ -47,9 +48,10 @@ def test_golden_ids() -> None:
     assert saved == grit_config(AutoTokenizer.from_pretrained(MINI))
 
 
-def test_questions_find_their_passages(mini: tuple[CausalLM, PromptEncoder]) -> None:
-    queries, passages = (embed(*mini, list(texts)) for texts in (PASSAGES, PASSAGES.values()))
-    assert (queries @ passages.T).argmax(dim=1).tolist() == list(range(len(PASSAGES)))
+def test_questions_find_their_passages() -> None:
+    grit = GritLM.bundled()
+    similarity = grit.embed_queries(list(PASSAGES)) @ grit.embed_documents(list(PASSAGES.values())).T
+    assert similarity.argmax(axis=1).tolist() == list(range(len(PASSAGES)))
 
 
 def test_english_is_likelier_than_its_words_in_disorder(mini: tuple[CausalLM, PromptEncoder]) -> None:

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "training"
 SMALLEST = {"output": "out", "data": {"data": "rows"}}
 
 
-@pytest.mark.parametrize("name", ["grit-mini.toml", "tiny.toml"])
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.toml")))
 def test_the_examples_are_valid_and_relative_to_their_folder(name: str) -> None:
     config = load_config(EXAMPLES / name)
     assert Path(config.data.data).is_relative_to(EXAMPLES)
@@ -44,6 +44,21 @@ def test_what_is_left_out_has_a_default_and_whole_numbers_serve_as_floats() -> N
         ({"data": {"data": "rows", "instruction_dropout": 2.0}}, ["instruction_dropout", "0..1"]),
         ({"data": {"data": "rows", "embedding_weights": {"a": "b"}}}, ["data.embedding_weights.a", "float"]),
         ({"embedding_weight": 0.0, "generative_weight": 0.0}, ["both 0"]),
+        ({"generative_weight": -1.0}, ["generative_weight is -1.0", "above"]),
+        ({"model": {"vocab_size": 200}}, ["model.vocab_size is 200", "262"]),
+        ({"model": {"head_dim": 15}}, ["model.head_dim is 15", "even"]),
+        ({"model": {"context": 255}}, ["data.text_tokens", "256", "255", "model.context"]),
+        ({"model": {"context": 256}, "data": {"data": "rows", "passage_tokens": 255}}, ["data.passage_tokens", "259"]),
+        ({"model": {"attention": "bbbb"}}, ["model.attention", "'cccc'"]),
+        ({"model": {"pooling": "max"}}, ["model.pooling", "'lasttoken'"]),
+        ({"model": {"projection": 0}}, ["model.projection is 0"]),
+        ({"model": {"start": "random"}, "bag_steps": 3}, ["bag_steps", "start = 'bag'"]),
+        ({"model": {"checkpoint": "there"}, "bag_steps": 3}, ["bag_steps", "model.checkpoint"]),
+        ({"lora": {"rank": 4}}, ["[lora]", "model.checkpoint"]),
+        ({"lora": {"rank": 0}, "model": {"checkpoint": "there"}}, ["lora.rank is 0"]),
+        ({"lora": {"targets": "q_proj"}, "model": {"checkpoint": "there"}}, ["lora.targets", "tuple"]),
+        ({"embedding_chunk": 0}, ["embedding_chunk is 0"]),
+        ({"data": {"data": "rows", "negatives": -1}}, ["data.negatives is -1"]),
     ],
 )
 def test_a_wrong_recipe_says_what_and_where(change: dict[str, object], words: list[str]) -> None:

@@ -12,24 +12,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grit_integrations.training.data import (
-    BatchPlan,
     DataError,
     Pair,
-    Position,
     RowFile,
-    Stream,
     Text,
     open_files,
+    open_mixed,
     parse_pair,
     parse_text,
 )
+from grit_integrations.training.order import BatchPlan, Position, Stream
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+instructed = words | st.tuples(st.text(), words).map(list)
 pairs = st.fixed_dictionaries(
-    {"query": words | st.tuples(st.text(), words).map(list), "pos": st.lists(words, min_size=1, max_size=3)},
-    optional={"neg": st.lists(words, max_size=3)},
-)
+    {"query": instructed, "pos": st.lists(instructed, min_size=1, max_size=3)},
+    optional={"neg": st.lists(instructed, max_size=3)},
+).filter(lambda row: not set(map(text_of, row["pos"])) & set(map(text_of, row.get("neg", []))))
 in_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+
+
+def text_of(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else value[1]
+
+
+def instruction_of(value: str | list[str]) -> str:
+    return "" if isinstance(value, str) else value[0].strip("\t\n :")
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -52,10 +60,13 @@ def test_every_row_comes_back_in_any_order(
     assert file.name == "rows"
     assert len(file) == len(rows)
     for at in reversed(range(len(rows))):
-        query = rows[at]["query"]
-        assert file[at].query == (query if isinstance(query, str) else query[1])
-        assert file[at].positives == tuple(rows[at]["pos"])
-        assert file[at].negatives == tuple(rows[at].get("neg", []))
+        row = rows[at]
+        passages = [*row["pos"], *row.get("neg", [])]
+        assert (file[at].instruction, file[at].query) == (instruction_of(row["query"]), text_of(row["query"]))
+        assert file[at].positives == tuple(map(text_of, row["pos"]))
+        assert file[at].negatives == tuple(map(text_of, row.get("neg", [])))
+        assert file[at].passage_instructions in (tuple(map(instruction_of, passages)), ())
+        assert bool(file[at].passage_instructions) == any(map(instruction_of, passages))
 
 
 BAD = st.sampled_from(
@@ -73,6 +84,10 @@ BAD = st.sampled_from(
         '{"query": "", "pos": ["a"]}',
         '{"query": "q", "pos": ["a"], "neg": [4]}',
         '{"query": "q", "pos": ["a"], "neg": null}',
+        '{"query": "q"}',
+        '{"query": "q", "pos": ["a", "b"], "neg": ["c", "b"]}',
+        '{"query": "q", "pos": [["", "a"]], "neg": ["a"]}',
+        '{"query": "q", "pos": [["a", "b", "c"]]}',
     ]
 )
 
@@ -84,6 +99,18 @@ def test_a_bad_line_is_named_with_its_file(tmp_path: Path, before: int, bad: str
     with pytest.raises(DataError) as caught:
         RowFile(path, parse_pair)
     assert f"{path} line {before + 1}" in str(caught.value)
+
+
+def test_what_is_missing_or_twice_is_named(tmp_path: Path) -> None:
+    for row, words in {
+        '{"pos": ["a"]}': '"query" is missing',
+        '{"query": "q"}': '"pos" is missing',
+        '{"query": "q", "pos": ["a"], "neg": ["a"]}': '"neg" repeats a text of "pos": \'a\'',
+    }.items():
+        with pytest.raises(DataError, match=words):
+            RowFile(write(tmp_path / "some.jsonl", [row]), parse_pair)
+    with pytest.raises(DataError, match='"text" is missing'):
+        RowFile(write(tmp_path / "some.jsonl", ['{"query": "q"}']), parse_text)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +148,27 @@ def test_instructions_are_stripped_as_the_reference_does() -> None:
     assert parse_text({"text": ["do", "done"]}) == Text(("do", "done"))
 
 
+def test_a_folder_may_mix_the_streams(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ['{"query": ["Find:", "q"], "pos": [["Find:", "p"]], "neg": [["Find:", "n"]]}'])
+    write(tmp_path / "b.jsonl", ['{"text": ["do", "done"]}'])
+    write(tmp_path / "c.jsonl", ['{"text": "plain"}'])
+    pairs, texts = open_mixed(tmp_path)
+    assert [file[0] for file in pairs] == [Pair("Find", "q", ("p",), ("n",), ("Find", "Find"))]
+    assert [file[0].turns for file in texts] == [("do", "done"), ("plain",)]
+    write(tmp_path / "d.jsonl", ['{"title": "neither"}'])
+    with pytest.raises(DataError, match=r"d\.jsonl: the first row has neither"):
+        open_mixed(tmp_path)
+
+
+def test_the_content_of_a_file_is_known_by_its_rows_not_by_its_packing(tmp_path: Path) -> None:
+    plain = RowFile(write(tmp_path / "a.jsonl", ['{"text": "one"}', '{"text": "two"}']), parse_text)
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(plain.path.read_bytes()))
+    assert RowFile(tmp_path / "b.jsonl.zst", parse_text).content == plain.content
+    other = RowFile(write(tmp_path / "c.jsonl", ['{"text": "one"}', '{"text": "tow"}']), parse_text)
+    assert other.content.size == plain.content.size
+    assert other.content != plain.content
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[RowFile[Pair]]:
     for name, count in (("a", 17), ("b", 40)):
@@ -129,7 +177,7 @@ def files(tmp_path: Path) -> list[RowFile[Pair]]:
     return open_files(tmp_path, parse_pair)
 
 
-PLAN = BatchPlan(tokens=160, longest=64, rows=8, same_file=True)
+PLAN = BatchPlan(tokens=160, longest=64, rows=8, same_file=True, least=2)
 
 
 def stream(files: list[RowFile[Pair]], **weights: float) -> Stream[Pair]:
@@ -181,3 +229,10 @@ def test_weights_repeat_sample_and_leave_out(files: list[RowFile[Pair]]) -> None
     assert {pair.query[0] for batch in epoch(stream(files, a=0.0)) for pair in batch} == {"b"}
     with pytest.raises(DataError, match="weights"):
         stream(files, a=0.0, b=0.0)
+
+
+def test_batches_too_small_for_their_loss_are_left_out_and_having_no_other_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "one.jsonl", ['{"query": "q", "pos": ["p"]}'])
+    only = Stream(open_files(tmp_path, parse_pair), PLAN, weights={}, seed=3)
+    with pytest.raises(DataError, match=r"No batch of one\.jsonl has the 2 rows"):
+        next(only)

@@ -24,7 +24,7 @@ def test_the_start_is_a_weighted_bag_of_tokens(tmp_path: Path) -> None:
     run = start(tmp_path)
     text = "The windmill of Arnwick stands by the hill"
     batch = embedding_inputs(run.encoder, [text], instruction="", longest=64)
-    vector = run._vectors(batch, bag=False)[0]
+    vector = run.module.vectors(batch)[0]
     rows = run.encoder.texts([text])[0]
     weights = token_weights(
         run.encoder.texts(setup._spread(setup.open_data(run.config).texts, setup.IDF_DOCUMENTS)),
@@ -44,8 +44,8 @@ def test_the_bag_phase_computes_what_the_whole_model_computes(tmp_path: Path) ->
     batch = embedding_inputs(
         run.encoder, ["a short one", "one that is rather longer, by the hill"], instruction="", longest=64
     )
-    whole = run._vectors(batch, bag=False)
-    short = run._vectors(batch, bag=True)
+    whole = run.module.vectors(batch)
+    short = run.module.bag_vectors(batch)
     assert torch.allclose(whole, short, atol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_the_workspace_reaches_the_logits_and_hardly_the_vector(tmp_path: Path) 
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            return run._vectors(batch, bag=False)[0], run.model(input_ids=batch.ids).logits[0, -1]
+            return run.module.vectors(batch)[0], run.model(input_ids=batch.ids).logits[0, -1]
 
     vector, logits = both()
     for layer in run.model.model.layers:

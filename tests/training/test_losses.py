@@ -1,4 +1,4 @@
-"""Both losses against code that is written out by hand."""
+"""The losses against formulas that are written out by hand, the GritLM reference's among them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from grit_integrations.training.batches import IGNORED
-from grit_integrations.training.losses import info_nce, response_loss
+from grit_integrations.training.losses import gather_rows, info_nce, response_loss
+
+from .processes import in_processes
 
 
 def by_hand(queries: Tensor, passages: Tensor, texts: list[int], temperature: float) -> float:
@@ -55,6 +57,82 @@ def test_info_nce_pulls_the_positive_closer() -> None:
 
 
 LABELS = torch.tensor([[IGNORED, IGNORED, 4, 2, IGNORED], [IGNORED, 1, 3, IGNORED, IGNORED]])
+
+
+def grouped_info_nce(queries: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """The reference's layout: (rows, group, dim), each group a positive and its negatives; target i * group size."""
+    rows, group, dim = groups.shape
+    unit_queries = queries / queries.norm(dim=1, keepdim=True)
+    unit_groups = groups.reshape(rows * group, dim) / groups.reshape(rows * group, dim).norm(dim=1, keepdim=True)
+    scores = unit_queries @ unit_groups.T / temperature
+    rights = scores[torch.arange(rows), torch.arange(rows) * group]
+    return (scores.logsumexp(dim=1) - rights).mean()
+
+
+@pytest.mark.parametrize("group", [1, 2, 8])
+def test_info_nce_equals_the_reference_with_hard_negatives(group: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    queries = torch.randn(6, 16, generator=generator, dtype=torch.float64)
+    groups = torch.randn(6, group, 16, generator=generator, dtype=torch.float64)
+    passages = torch.cat([groups[:, 0], groups[:, 1:].reshape(-1, 16)])
+    ours = info_nce(queries, passages, torch.arange(len(passages)), temperature=0.02)
+    assert ours.item() == pytest.approx(grouped_info_nce(queries, groups, 0.02).item(), abs=1e-6)
+    single = info_nce(queries.float(), passages.float(), torch.arange(len(passages)), temperature=0.02)
+    assert single.item() == pytest.approx(ours.item(), rel=1e-6)
+
+
+def all_logits_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """The reference's `NextTokenLoss`: every logit, shifted, flattened; mixed is a mean, token a sum over the rows."""
+    shifted, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
+    kept = targets != -100
+    nats = -shifted[kept].log_softmax(dim=1)[torch.arange(int(kept.sum())), targets[kept]]
+    return nats.mean() if kind == "mixed" else nats.sum() / labels.shape[0]
+
+
+@pytest.mark.parametrize("kind", ["mixed", "token"])
+def test_response_loss_equals_the_reference(kind: str) -> None:
+    generator = torch.Generator().manual_seed(6)
+    hidden, head = torch.randn(3, 9, 8, generator=generator), torch.randn(11, 8, generator=generator)
+    labels = torch.randint(0, 11, (3, 9), generator=generator)
+    labels[0, :6] = labels[1, 5:] = labels[2, 2:4] = IGNORED
+    ours = response_loss(hidden, head, labels, kind=kind)  # type: ignore[arg-type]
+    assert ours.item() == pytest.approx(all_logits_loss(hidden @ head.T, labels, kind).item(), rel=1e-6)
+
+
+def test_every_row_weighs_alike_by_sample() -> None:
+    generator = torch.Generator().manual_seed(7)
+    hidden, head = torch.randn(3, 9, 8, generator=generator), torch.randn(11, 8, generator=generator)
+    labels = torch.randint(0, 11, (3, 9), generator=generator)
+    labels[0, :7], labels[2] = IGNORED, IGNORED  # two tokens, eight, none
+    rows = [response_loss(hidden[[row]], head, labels[[row]], kind="mixed").item() for row in (0, 1)]
+    assert response_loss(hidden, head, labels, kind="sample").item() == pytest.approx(sum(rows) / 2, rel=1e-6)
+
+
+def tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(8)
+    queries, positives = torch.randn(5, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    return queries, positives, torch.randn(3, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 4, 5, 1])
+
+
+def gathered_gradients(process: int) -> tuple[float, Tensor, Tensor, Tensor]:
+    """What one of two processes finds, which has 3 or 2 of the queries and 2 or 1 of the negatives."""
+    queries, positives, negatives, texts = tensors()
+    own, hard = [slice(0, 3), slice(3, 5)][process], [slice(0, 2), slice(2, 3)][process]
+    parts = [part.clone().requires_grad_() for part in (queries[own], positives[own], negatives[hard])]
+    passages = torch.cat([gather_rows(parts[1], [3, 2]), gather_rows(parts[2], [2, 1])])
+    loss = info_nce(gather_rows(parts[0], [3, 2]), passages, texts, temperature=0.1)
+    loss.backward()
+    return (loss.item(), *(part.grad for part in parts))  # type: ignore[return-value]
+
+
+def test_two_processes_have_the_loss_and_the_gradients_of_one() -> None:
+    queries, positives, negatives, texts = (part.requires_grad_(part.is_floating_point()) for part in tensors())
+    loss = info_nce(queries, torch.cat([positives, negatives]), texts, temperature=0.1)
+    loss.backward()
+    found = in_processes(gathered_gradients, 2)
+    assert [each[0] for each in found] == pytest.approx([loss.item()] * 2, abs=1e-6)
+    for part, whole in enumerate((queries, positives, negatives), start=1):
+        assert torch.allclose(torch.cat([each[part] for each in found]), whole.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "divisor"), [("mixed", 4), ("token", 2)])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import random
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +20,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grit_integrations.encoder import bidirectional_view
-from grit_integrations.errors import ConfigError, TrainingDivergedError
-from grit_integrations.training import train
+from grit_integrations.errors import ConfigError, DataError, TrainingDivergedError
+from grit_integrations.training import checkpoints, train
 from grit_integrations.training.checkpoints import newest_checkpoint
+from grit_integrations.training.module import GritModule
+from grit_integrations.training.objectives import Loss
+from grit_integrations.training.order import Position
 from grit_integrations.training.trainer import Run
 
-from .conftest import Trained, tiny_recipe
+from .conftest import RECIPE, Trained, tiny_recipe
 
 
 def records(output: str) -> list[dict[str, float]]:
@@ -100,7 +109,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_at: int)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     losses = [
-        [(step.get("embedding"), step.get("generative")) for step in records(c.output)] for c in (straight, parts)
+        [(step.get("bag"), step.get("embedding"), step.get("generative")) for step in records(c.output)]
+        for c in (straight, parts)
     ]
     assert losses[0] == losses[1]
 
@@ -116,6 +126,85 @@ def test_resuming_with_another_recipe_is_refused(trained: Trained) -> None:
     changed = dataclasses.replace(trained.config, seed=7)
     with pytest.raises(ConfigError, match="another seed"):
         train(changed, progress=False)
+
+
+def test_resuming_with_other_rows_is_refused_by_the_names_of_the_files(tmp_path: Path) -> None:
+    data = shutil.copytree(RECIPE.parent / "tiny", tmp_path / "rows")
+    config = tiny_recipe(tmp_path / "run", steps=2, bag_steps=0)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data=str(data)))
+    train(config, progress=False)
+    more = dataclasses.replace(config, steps=3)
+    changed, gone = data / "embedding" / "names.jsonl", data / "generative" / "text.jsonl"
+    changed.write_bytes(changed.read_bytes().replace(b"Glenmoor", b"Glenmoar", 1))
+    gone.rename(gone.with_name("other.jsonl"))
+    with pytest.raises(DataError) as caught:
+        train(more, progress=False)
+    for name in ("embedding/names.jsonl", "generative/text.jsonl", "generative/other.jsonl"):
+        assert name in str(caught.value)
+    assert "questions.jsonl" not in str(caught.value)
+    assert train(more, resume=False, progress=False).steps == 3
+
+
+@pytest.mark.parametrize("writer", ["save_file", "torch.save"])
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    config = tiny_recipe(tmp_path, steps=6, bag_steps=0, checkpoint_every=2, evaluate_every=100)
+    original = Run._save
+
+    def full(*arguments: object, **options: object) -> None:
+        target = next(each for each in arguments if isinstance(each, Path))
+        target.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def save(run: Run) -> None:
+        with monkeypatch.context() as patch:
+            if run.progress.step == 4:
+                patch.setattr(torch if writer == "torch.save" else checkpoints, writer.removeprefix("torch."), full)
+            original(run)
+
+    monkeypatch.setattr(Run, "_save", save)
+    with pytest.raises(OSError, match=r"step 4 could not be written.*No space left.*goes on from step-00000002"):
+        train(config, progress=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    monkeypatch.setattr(Run, "_save", original)
+    assert train(config, progress=False).finished
+    straight = dataclasses.replace(config, output=str(tmp_path / "straight"))
+    train(straight, progress=False)
+    one, two = parameters(config.output), parameters(straight.output)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [step["step"] for step in records(config.output)] == list(range(1, 7))  # none twice
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.training.conftest import tiny_recipe
+from grit_integrations.training import train
+train(tiny_recipe(Path(sys.argv[1]), steps=40, checkpoint_every=3, evaluate_every=10), progress=False)
+"""
+
+
+def test_a_killed_run_ends_with_the_same_losses(tmp_path: Path) -> None:
+    options = {"steps": 40, "checkpoint_every": 3, "evaluate_every": 10}
+    straight = train(tiny_recipe(tmp_path / "straight", **options), progress=False)
+    killed, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=RECIPE.parents[2])
+    wanted = random.randint(4, 30)
+    while not (metrics.exists() and metrics.read_text().count("seconds") >= wanted):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    resumed = train(tiny_recipe(killed, **options), progress=False)
+    names = ("step", "bag", "embedding", "generative", "gradient")
+    losses = [
+        [[step.get(name) for name in names] for step in records(str(out))] for out in (tmp_path / "straight", killed)
+    ]
+    assert losses[0] == losses[1]
+    assert resumed.best == straight.best
+    one, two = (parameters(str(out)) for out in (tmp_path / "straight", killed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_old_checkpoints_go_and_no_temporary_ones_stay(trained: Trained) -> None:
@@ -153,7 +242,7 @@ def test_rates_warm_up_and_follow_the_cosine(tmp_path: Path) -> None:
     seen = []
     for at in (0, 4, 50, 99):
         run.progress.step = at
-        run._set_rates(bag=False)
+        run._set_rates()
         seen.append([group["lr"] / group["peak"] for group in run.optimiser.param_groups])
     assert all(len(set(each)) == 1 for each in seen)
     first, warm, middle, last = (each[0] for each in seen)
@@ -167,6 +256,81 @@ def test_minutes_end_the_schedule(tmp_path: Path) -> None:
     result = train(tiny_recipe(tmp_path, steps=100_000, minutes=0.01), progress=False)
     assert result.finished
     assert result.steps < 1000
+
+
+def test_a_linear_schedule_falls_straight(tmp_path: Path) -> None:
+    config = tiny_recipe(tmp_path, bag_steps=0, steps=100)
+    settings = dataclasses.replace(config.optimiser, schedule="linear", final_rate=0.0, warmup_steps=0)
+    run = Run(dataclasses.replace(config, optimiser=settings))
+    for at, share in ((0, 1.0), (25, 0.75), (99, 0.01)):
+        run.progress.step = at
+        run._set_rates()
+        assert [group["lr"] for group in run.optimiser.param_groups] == [
+            pytest.approx(group["peak"] * share) for group in run.optimiser.param_groups
+        ]
+
+
+def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
+    single, double = (Run(tiny_recipe(tmp_path / str(n), bag_steps=0, accumulate=n)) for n in (1, 2))
+    batches = [[objective.next_batch() for objective in single.objectives] for _ in range(2)]
+    expected = [
+        sum(objective.loss(single.module, batch[at]).value.item() for batch in batches) / 2
+        for at, objective in enumerate(single.objectives)
+    ]
+    record = double.step()
+    assert [record["embedding"], record["generative"]] == pytest.approx(expected, rel=1e-5)
+    assert double.progress.step == 1
+    assert [objective.position.batch for objective in double.objectives] == [2, 2]
+
+
+def test_gradient_checkpointing_changes_no_loss(tmp_path: Path) -> None:
+    plain, kept = (
+        Run(tiny_recipe(tmp_path / str(wanted), bag_steps=0, gradient_checkpointing=wanted)) for wanted in (False, True)
+    )
+    for _ in range(3):
+        one, two = plain.step(), kept.step()
+        assert [one["embedding"], one["generative"]] == pytest.approx([two["embedding"], two["generative"]], rel=1e-5)
+
+
+def test_a_new_objective_needs_nothing_from_the_trainer(tmp_path: Path) -> None:
+    class Shrink:
+        """Keeps the head small; its rows are numbers."""
+
+        name, weight = "shrink", 0.5
+        position = Position()
+
+        def seek(self, position: Position) -> None:
+            self.position = position
+
+        def next_batch(self) -> int:
+            self.position = Position(0, self.position.batch + 1)
+            return self.position.batch
+
+        def loss(self, module: GritModule, batch: int) -> Loss:
+            return Loss(module.head_weight.pow(2).mean(), {"batch": batch})
+
+    config = tiny_recipe(tmp_path, bag_steps=0, steps=4, checkpoint_every=2)
+    run = Run(config)
+    run.objectives.append(Shrink())
+    record = run.step()
+    assert record["shrink"] > 0
+    assert record["shrink.batch"] == 1
+    run.step()
+    run._save()
+    saved = json.loads((tmp_path / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert saved["progress"]["positions"]["shrink"] == {"epoch": 0, "batch": 2}
+
+
+def test_the_metrics_are_drawn(trained: Trained) -> None:
+    picture = Path(trained.config.output) / "metrics.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+def test_what_the_lengths_cut_is_said_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Run(tiny_recipe(tmp_path))
+    assert "answers.jsonl: 39 of 44 texts looked at are longer than data.text_tokens = 96 tokens" in caplog.text
+    assert "names.jsonl" not in caplog.text
 
 
 def test_the_export_loads_with_stock_transformers(trained: Trained) -> None:

@@ -1,0 +1,69 @@
+"""Low-rank adapters (peft) inside a causal LM, and how they become plain weights again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grit_integrations.errors import ConfigError, MissingExtraError
+from grit_integrations.training.config import LoraConfig
+from grit_integrations.training.export import write_atomically
+
+ADAPTER = "default"  # peft's name for the only one
+
+
+def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
+    """Put adapters into the linear layers of `lm`, in place; nothing else of it is trained any more.
+
+    Raises:
+        ConfigError: the model has no layers of the targets' names.
+        MissingExtraError: peft is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("peft", "train") from error
+    import torch
+
+    torch.manual_seed(seed)
+    adapters = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        lm.add_adapter(adapters)
+    except ValueError as error:
+        raise ConfigError(
+            f"lora.targets is {list(settings.targets)}, which the model does not have: {error}"
+        ) from error
+
+
+def save_adapter(lm: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the adapter in peft's own format, for those who hold the checkpoint that it adapts already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marked = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in tensors.items()}
+    write_atomically(folder / "adapter_model.safetensors", {n: value for n, value in marked.items() if is_adapter(n)})
+    lm.peft_config[ADAPTER].save_pretrained(folder)
+
+
+def is_adapter(name: str) -> bool:
+    """Tell whether a tensor of the module's state belongs to an adapter."""
+    return ".lora_" in name
+
+
+def merged(lm: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a stock causal LM: those of `lm` with the adapters that `tensors` holds added in."""
+    from peft.tuners.lora import LoraLayer
+
+    plain = {name.replace(".base_layer", ""): value.detach().cpu() for name, value in lm.state_dict().items()}
+    for name, layer in lm.named_modules():
+        if isinstance(layer, LoraLayer):
+            low, high = (tensors[f"{name}.lora_{half}.{ADAPTER}.weight"].float() for half in "AB")
+            plain[f"{name}.weight"] = plain[f"{name}.weight"] + layer.scaling[ADAPTER] * (high @ low)
+    return {name: value for name, value in plain.items() if not is_adapter(name)}

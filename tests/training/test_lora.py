@@ -1,0 +1,113 @@
+"""Low-rank adapters: only they change, and what is exported is plain weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from grit_integrations import GritLM
+from grit_integrations.errors import ConfigError
+from grit_integrations.training import TrainConfig, train
+from grit_integrations.training.config import LoraConfig
+from grit_integrations.training.trainer import Run
+
+from .conftest import Trained, tiny_recipe
+
+ADAPTERS = LoraConfig(rank=4, alpha=8, dropout=0.1, targets=("q_proj", "v_proj", "down_proj"))
+
+
+def adapted(base: Path, output: Path, *, lora: LoraConfig = ADAPTERS, **changes: object) -> TrainConfig:
+    config = tiny_recipe(output, bag_steps=0, lora=lora, **{"steps": 8, **changes})
+    model = dataclasses.replace(config.model, checkpoint=str(base), projection=16)
+    return dataclasses.replace(config, model=model)
+
+
+def test_only_adapters_change(trained: Trained, tmp_path: Path) -> None:
+    run = Run(adapted(trained.result.model, tmp_path))
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+    for _ in range(2):
+        run.step()
+    changed = {name for name, value in run.module.state_dict().items() if not torch.equal(value, before[name])}
+    layers = [
+        f"lm.model.layers.{n}.{part}"
+        for n in (0, 1)
+        for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+    ]
+    adapters = {f"{layer}.lora_{half}.default.weight" for layer in layers for half in "AB"}
+    assert changed == adapters | {"projection.weight", "projection.bias"}
+    assert {group["name"]: len(group["params"]) for group in run.optimiser.param_groups} == {
+        "embedding": 0,
+        "body": 12,
+        "head": 2,
+    }
+
+
+def test_the_export_is_a_plain_model_with_the_adapters_in_it(trained: Trained, tmp_path: Path) -> None:
+    config = adapted(trained.result.model, tmp_path, evaluate_sets=("questions",))
+    result = train(config, progress=False)
+    base, tuned = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (trained.result.model, result.model)
+    )
+    assert base.keys() == tuned.keys()
+    different = {name for name in base if not torch.equal(base[name], tuned[name])}
+    assert different == {name for name in base if any(target in name for target in ADAPTERS.targets)}
+    run = Run(config)
+    tensors = load_file(tmp_path / "best.safetensors")
+    run.module.load_state_dict(
+        {name if name.startswith("projection.") else f"lm.{name}": value for name, value in tensors.items()},
+        strict=False,
+    )
+    run.module.eval()
+    ids = torch.tensor([[1, 30, 40, 50, 60]])
+    with torch.no_grad():
+        live, merged = (
+            lm(ids).logits
+            for lm in (run.model, AutoModelForCausalLM.from_pretrained(result.model, dtype=torch.float32))
+        )
+    assert torch.allclose(live, merged, atol=0.05)  # the export is bfloat16
+    texts = ["the mill by the hill"]
+    one, two = (GritLM.from_pretrained(path).embed_documents(texts) for path in (trained.result.model, result.model))
+    assert not np.allclose(one, two, atol=1e-3)
+
+
+def test_a_checkpoint_holds_the_adapters_alone_and_resumes_to_the_bit(trained: Trained, tmp_path: Path) -> None:
+    straight = adapted(trained.result.model, tmp_path / "straight", evaluate_every=100)
+    train(straight, progress=False)
+    parts = adapted(trained.result.model, tmp_path / "parts", evaluate_every=100, checkpoint_every=3)
+    run = Run(parts)
+    run.progress.first = {"step": 0}
+    for _ in range(3):
+        run._log(run.step())
+    run._save()
+    train(parts, progress=False)
+    found = [
+        load_file(tmp_path / name / "checkpoints" / "step-00000008" / "model.safetensors")
+        for name in ("straight", "parts")
+    ]
+    assert all("lora_" in name or name.startswith("projection.") for name in found[0])
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_adapter_is_saved_too(trained: Trained, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    result = train(adapted(trained.result.model, tmp_path), progress=False)
+    saved = json.loads((result.model / "adapter" / "adapter_config.json").read_text())
+    assert (saved["r"], saved["lora_alpha"]) == (4, 8)
+    base = AutoModelForCausalLM.from_pretrained(trained.result.model, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, result.model / "adapter").merge_and_unload()
+    exported = AutoModelForCausalLM.from_pretrained(result.model, dtype=torch.float32)
+    for name, value in exported.state_dict().items():
+        assert torch.allclose(merged.state_dict()[name], value, atol=0.02, rtol=0.01), name
+
+
+def test_layers_that_the_model_lacks_are_named(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lora\.targets.*query_key_value"):
+        Run(adapted(trained.result.model, tmp_path, lora=LoraConfig(targets=("query_key_value",))))
