@@ -24,6 +24,7 @@ bench: $(VENV)/.dev  ## every figure in the README; writes JSON and plots to ben
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps kvboost==0.9.0
 	$(BIN)/python benchmarks/caching.py
+	$(BIN)/python benchmarks/training.py
 
 notebooks: $(VENV)/.dev  ## run the notebooks and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace examples/*.ipynb

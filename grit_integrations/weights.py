@@ -82,13 +82,15 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
         progress: show a bar; `None` shows it on a terminal.
 
     Raises:
-        ModelLoadError: tensors missing or of the wrong shape, an unavailable device, an unknown dtype.
+        ModelLoadError: tensors missing or of the wrong shape, an unavailable device, an unknown dtype, attention that
+            is not GritLM's.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from grit_integrations import attention
 
+    _refuse_other_attention(checkpoint)
     _settle_vector_functions()
     device = _device(options)
     dtype = _dtype(options.dtype, checkpoint.dtype, device)
@@ -177,6 +179,16 @@ def _device(options: LoadOptions) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(f"device={options.device!r} is not available here ({error}). Use device='cpu'.") from error
     return device
+
+
+def _refuse_other_attention(checkpoint: Checkpoint) -> None:
+    """Refuse a model that was trained to embed causally or to read prompts bidirectionally (an ablation)."""
+    attention = checkpoint.grit_config.get("attention", "bbcc")
+    if attention != "bbcc":
+        raise ModelLoadError(
+            f"{checkpoint.name} was trained with attention {attention!r}, and GritLM reads with 'bbcc': its vectors and "
+            "answers would be wrong. Measure it with the trainer's own evaluation, or train with attention = 'bbcc'."
+        )
 
 
 def _dtype(wanted: str, stored: str, device: torch.device) -> torch.dtype:

@@ -95,6 +95,12 @@ def test_a_broken_checkpoint_is_refused(copy: Path, break_it: Callable[[Path], o
         GritLM.from_pretrained(copy)
 
 
+def test_a_model_trained_with_other_attention_is_refused(copy: Path) -> None:
+    (copy / "grit_config.json").write_text(json.dumps({"attention": "cccc"}))
+    with pytest.raises(ModelLoadError, match="trained with attention 'cccc', and GritLM reads with 'bbcc'"):
+        GritLM(copy).load()
+
+
 def test_an_encoder_only_checkpoint_is_refused(tmp_path: Path) -> None:
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     BertModel(config).save_pretrained(tmp_path)

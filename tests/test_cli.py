@@ -22,10 +22,12 @@ from grit_integrations.cli import app, commands
 from grit_integrations.cli.answering import Answerer
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size
+from grit_integrations.cli.quotes import print_quote, sentence_around
+from grit_integrations.generation import Quote
 from grit_integrations.ingest import Store
 from grit_integrations.training import TrainResult
 
-COMMANDS = ("demo", "index", "ask", "chat", "train", "info")
+COMMANDS = ("demo", "index", "ask", "chat", "train", "evaluate", "info")
 GROUPS = ("cache",)
 RUN = "from grit_integrations.cli import app; app()"
 
@@ -60,6 +62,13 @@ def good(*arguments: object, given: str | None = None) -> str:
     result = grit(*arguments, given=given)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def quoted(said: str) -> tuple[str, str]:
+    """Return the quote that an answer begins with, and the number of its source."""
+    found = re.match(r"“([^”]+)” \[(\d+)\]", said)
+    assert found is not None, said
+    return " ".join(found[1].split()), found[2]
 
 
 def refusal(*arguments: object) -> str:
@@ -116,11 +125,14 @@ def test_index_ask_and_forget(docs: Path, tmp_path: Path, tiny_path: Path) -> No
     assert "Files: 1 added, 1 unchanged, 1 removed, 1 not readable, 1 of other kinds" in second
     assert re.search(r"x\.pdf: the file is no readable PDF", second)
     asked = good("ask", "What pumps blood?", "--store", store, "--quote", "-k", 2)
-    assert "“The heart pumps blood. It beats all day long.” [" in asked
+    quote, number = quoted(asked)
+    source = next(line for line in asked.splitlines() if line.startswith(f" [{number}]")).split()[2]
+    text = (docs.parent / source if Path(source).is_absolute() else Path(source)).read_text()
+    assert quote in " ".join(re.sub("<[^>]+>", "", text).split())
     assert "Sources" in asked
     assert "heart.md" in asked
     assert "rails.html" in asked
-    assert "too small" not in asked  # only said of grit-mini
+    assert "words of the passages" not in asked  # only said of grit-mini
     good("index", "--forget", docs / "heart.md", "--store", store)
     assert "heart.md" not in good("ask", "What pumps blood?", "--store", store, "--quote")
 
@@ -146,6 +158,7 @@ def test_passages_that_do_not_fit_are_left_out(docs: Path, tmp_path: Path) -> No
     good("index", docs, "--store", store, "--model", short)
     assert "of 2 passages did not fit" in good("ask", "What?", "--store", store, "--free", "--max-tokens", 32)
     assert "Shorten it" in refusal("ask", "word " * 45, "--store", store, "--free", "--max-tokens", 48)
+    assert "one passage have" in refusal("ask", "word " * 45, "--store", store, "--quote", "--max-tokens", 48)
 
 
 def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +180,32 @@ def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPat
 
 
 def test_chat_quotes_and_ends_with_the_input(store: Path) -> None:
-    said = good("chat", "--store", store, "--quote", given="What pumps blood?\n")
-    assert "“" in said
+    said = good("chat", "--store", store, "--quote", given="What pumps blood?\nAnd at night?\n")
+    assert len(re.findall(r"“[^”]+” \[[12]\]", said)) == 2
+
+
+def test_a_quote_stands_in_its_sentence() -> None:
+    out = Console(width=60, file=io.StringIO())
+    first, last = "The heart of a grown person " + "really " * 40, "often " * 40 + "at night, too."
+    passage = f"# Heart\n\nIt is a muscle. {first}pumps\nblood {last} It never rests."
+    start = passage.index("pumps")
+    end = passage.index(" often")
+    print_quote(out, Quote("pumps\nblood", 1, start, end, -0.5), passage, indent=4)
+    lines = out.file.getvalue().splitlines()
+    assert lines[0] == "    “pumps blood” [2]"
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith("    ") for line in lines)
+    sentence = " ".join(line.strip() for line in lines[1:])
+    assert sentence.startswith("… really")
+    assert "really pumps blood often" in sentence
+    assert sentence.endswith("often …")
+
+
+@pytest.mark.parametrize("quote", ["It never rests.", "It never rests", "# Heart"])
+def test_no_sentence_behind_a_quote_that_is_one_or_is_in_none(quote: str) -> None:
+    passage = "# Heart\n\nThe heart pumps blood. It never rests."
+    start = passage.index(quote)
+    assert sentence_around(passage, start, start + len(quote)) == ""
 
 
 def test_a_person_keeps_the_chat_when_a_question_fails(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,5 +392,6 @@ def test_bundled_model_answers_in_quotes(mini: GritLM, docs: Path, tmp_path: Pat
     assert is_bundled(mini)
     good("index", docs, "--store", tmp_path / "s")
     asked = good("ask", "What pumps blood?", "--store", tmp_path / "s")
-    assert asked.startswith("“The heart pumps blood. It beats all day long.” [1]")
-    assert "too small to write answers" in asked
+    quote, _ = quoted(asked)
+    assert any(quote in path.read_text() for path in docs.iterdir())
+    assert "grit-mini answers with words of the passages" in asked
