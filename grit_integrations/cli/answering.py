@@ -1,4 +1,4 @@
-"""Answer questions from a store: retrieve, then quote or write, then name the sources."""
+"""Answer questions from a store: retrieve, quote or write, then name the sources."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from rich.console import Console
 
 from grit_integrations.cli.caching import model_cache, read_settings
 from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import WrappedStream, one_line, print_quotes, print_reuse, print_sources
+from grit_integrations.cli.output import WrappedStream, print_reuse, print_sources
+from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import ContextOverflowError, IngestError
-from grit_integrations.generation import Caching, Decoding
+from grit_integrations.generation import Caching, Decoding, Generation
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.prompts import Message
-from grit_integrations.quoting import best_quotes
 
-_QUOTES = 3
 _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 
 
@@ -26,14 +25,12 @@ def open_answerer(
 ) -> Iterator[Answerer]:
     """Open the index's KV cache for answers, in the index's mode unless another is asked for, and close it at the end.
 
-    Quoting reads sentences, which nobody asks about again, so it keeps nothing.
-
     Raises:
         IngestError: the store is empty.
     """
     answerer = Answerer(out, store, k=k, quote=quote, max_tokens=max_tokens)
     wanted = caching or read_settings(store.directory).caching
-    with model_cache(store, "off" if answerer.quote else wanted):
+    with model_cache(store, wanted):
         yield answerer
 
 
@@ -44,8 +41,8 @@ class Answerer:
         out: where answers are printed.
         store: what they are from; the caching mode is its model's.
         k: passages to retrieve.
-        quote: show sentences of the passages instead of text that the model writes; by default for grit-mini only.
-        max_tokens: the longest answer that is written.
+        quote: answer with words of the passages instead of text that the model writes; by default for grit-mini only.
+        max_tokens: the longest answer.
 
     Raises:
         IngestError: the store is empty.
@@ -59,31 +56,38 @@ class Answerer:
         self.k = k
         self.bundled = is_bundled(store.model)
         self.quote = self.bundled if quote is None else quote
-        self.decoding = Decoding(max_new_tokens=max_tokens)
+        self.decoding = Decoding(max_new_tokens=max_tokens, quote=QUOTING if self.quote else False)
         self.history: list[Message] = []
 
     def answer(self, question: str) -> None:
-        """Print the answer as it comes, then its sources."""
+        """Print the answer, as it comes if the model writes it, then its sources."""
         hits = self.store.search(question, k=self.k)
-        if self.quote:
-            self._quote(question, hits)
-            used = hits
-        else:
-            used = self._write(question, hits)
+        used, messages = self._fitting(question, hits)
+        generation = self._quote(messages, used) if self.quote else self._write(messages, used)
+        if len(used) < len(hits):
+            left = len(hits) - len(used)
+            self.out.print(f"[dim]{left} of {len(hits)} passages did not fit into the model's window.[/]")
+        print_reuse(self.out, generation)
+        self.history += [Message("user", question), Message("assistant", generation.text)]
         self.out.print()
         print_sources(self.out, used)
 
-    def _quote(self, question: str, hits: Sequence[Hit]) -> None:
-        quotes = best_quotes(self.store.model, question, _texts(hits), limit=_QUOTES, instruction=QUERY_INSTRUCTION)
-        print_quotes(self.out, quotes, note=self.bundled)
-        said = one_line(quotes[0].text) if quotes else "(nothing)"
-        self.history += [Message("user", question), Message("assistant", said)]
+    def _quote(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
+        """Print the words of the passages that answer best."""
+        passages = _texts(hits)
+        generation = self.store.model.generate(
+            messages, passages, decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
+        )
+        for quote in generation.quotes:
+            print_quote(self.out, quote, passages[quote.document])
+        if self.bundled:
+            self.out.print(f"[dim]{QUOTES_NOTE}[/]")
+        return generation
 
-    def _write(self, question: str, hits: Sequence[Hit]) -> list[Hit]:
-        """Stream the model's answer and return the passages that fitted into its prompt."""
-        used, messages = self._fitting(question, hits)
+    def _write(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
+        """Stream the model's own text."""
         stream = self.store.model.stream(
-            messages, _texts(used), decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
+            messages, _texts(hits), decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
         )
         shown, generation = WrappedStream(self.out), None
         with stream:
@@ -92,12 +96,7 @@ class Answerer:
                 generation = chunk.generation
         shown.end()
         assert generation is not None  # the last chunk has it
-        if len(used) < len(hits):
-            left = len(hits) - len(used)
-            self.out.print(f"[dim]{left} of {len(hits)} passages did not fit into the model's window.[/]")
-        print_reuse(self.out, generation)
-        self.history += [Message("user", question), Message("assistant", generation.text)]
-        return used
+        return generation
 
     def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Message]]:
         """Drop the oldest turns, then the farthest passages, until the prompt fits."""
@@ -105,21 +104,23 @@ class Answerer:
         room = grit.window - self.decoding.max_new_tokens
         if "query" in grit.caching:  # the instruction is part of the prompt then, and not counted below
             room -= grit.count_tokens(QUERY_INSTRUCTION) + _MARKERS
+        least = 1 if self.quote else 0  # passages: without any there is nothing to quote
         history, used = list(self.history), list(hits)
         while True:
             messages = [*history, Message("user", question)]
             needed = grit.count_message_tokens(messages, _texts(used))
             if needed <= room:
                 return used, messages
-            if not (history or used):
-                raise ContextOverflowError(
-                    f"The question alone has {needed:,} tokens; {room:,} fit beside --max-tokens "
-                    f"{self.decoding.max_new_tokens}. Shorten it or ask for fewer tokens."
-                )
             if history:
                 del history[:2]
-            else:
+            elif len(used) > least:
                 used.pop()
+            else:
+                asked = "The question and one passage have" if used else "The question alone has"
+                raise ContextOverflowError(
+                    f"{asked} {needed:,} tokens; {room:,} fit beside --max-tokens {self.decoding.max_new_tokens}. "
+                    "Shorten it or ask for fewer tokens."
+                )
 
 
 def _texts(hits: Sequence[Hit]) -> list[str]:

@@ -93,7 +93,7 @@ QuoteOption = Annotated[
     bool | None,
     typer.Option(
         "--quote/--free",
-        help="Quote the passages' sentences, or let the model write.",
+        help="Answer with words of the passages, or let the model write.",
         show_default="--quote for grit-mini, else --free",
     ),
 ]
@@ -108,7 +108,7 @@ AnswerCachingOption = Annotated[
         show_default="as the index was made",
     ),
 ]
-TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer that is written.")]
+TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer.")]
 
 DEFAULT_STORE = Path(".grit")
 INDEX_CACHINGS: tuple[Caching, ...] = ("off", "prefix", "doc")  # modes whose blocks are made of passages alone

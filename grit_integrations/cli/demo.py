@@ -5,7 +5,6 @@ Both sides read one Chroma collection. `langchain_side` and `llama_index_side` a
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import tempfile
@@ -13,8 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,12 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import QUOTES_NOTE, WrappedStream, byte_size, indexing_bar, one_line
+from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
+from grit_integrations.cli.questions import Question, read_questions
+from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import IngestError, MissingExtraError
+from grit_integrations.generation import Quote, Quoting
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.model import GritLM
-from grit_integrations.prompts import rag_prompt
-from grit_integrations.quoting import best_quotes
 
 try:
     from langchain_core.documents import Document
@@ -36,19 +38,16 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("langchain-core", "all") from None
 
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessageChunk
+    from langchain_core.runnables import Runnable
+
 PASSAGES = 4  # retrieved per question
-SHARE = 0.75  # of the questions that must find their source
-_TOKENS = {True: 24, False: 128}  # longest text the model writes: just timed when answers are quotes, else the answer
+FIRST = 3  # of them, among which the right source must be
+SOURCES = Fraction(10, 12)  # of the questions must find their source
+ANSWERS = Fraction(6, 12)  # of the questions must get the right answer, if answers are quotes
+_TOKENS = 128  # of the longest answer
 _INDENT = " " * 4
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, the files that answer it, and words that a right answer has."""
-
-    question: str
-    sources: tuple[str, ...]
-    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +61,21 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one framework gave: its passages, the model's own text, a sentence to quote, and how long it took."""
+    """What one framework gave: its passages, its answer, whether they are right, and how long it took."""
 
     hits: list[Hit]
     text: str
-    quote: str
+    quotes: list[Quote]
     rank: int | None  # of the first passage from a right source, from 1
+    right: bool
     timing: Timing
 
 
 class Side(Protocol):
-    """One framework's way to answer: passages first, then text as it is generated."""
+    """One framework's way to answer: passages first, then text as it is generated, then what of it is quoted."""
 
-    def __call__(self, question: str) -> Iterator[list[Hit] | str]:
-        """Yield the passages, then pieces of the answer."""
+    def __call__(self, question: str) -> Iterator[list[Hit] | str | Quote]:
+        """Yield the passages, then pieces of the answer, then its quotes."""
 
 
 def run_demo(
@@ -87,7 +87,7 @@ def run_demo(
     limit: int | None = None,
     quote: bool | None = None,
 ) -> bool:
-    """Index the corpus, answer its questions through both frameworks, and return whether both found enough sources.
+    """Index the corpus, answer its questions through both frameworks, and return whether enough answers were right.
 
     Args:
         out: where everything is printed.
@@ -95,10 +95,10 @@ def run_demo(
         corpus: folder with texts in subfolders and `questions.json`; by default the one that comes along.
         store: where the index is kept; by default it is not.
         limit: ask only the first so many questions.
-        quote: answer with sentences of the passages; by default for grit-mini.
+        quote: answer with words of the passages; by default for grit-mini.
 
     Raises:
-        IngestError: there is no corpus.
+        IngestError: there is no corpus, or its questions and files do not fit together.
     """
     corpus = find_corpus() if corpus is None else corpus.resolve()
     questions = read_questions(corpus)[:limit]
@@ -110,16 +110,16 @@ def run_demo(
         sides: dict[str, Side] = {}
         weights: dict[str, GritLM] = {}
         for name, make in (("LangChain", langchain_side), ("LlamaIndex", llama_index_side)):
-            sides[name], adapters = make(opened, max_tokens=_TOKENS[quoting])
+            sides[name], adapters = make(opened, max_tokens=_TOKENS, quoting=QUOTING if quoting else None)
             weights |= adapters
-        if quoting:
-            out.print(f"[dim]{QUOTES_NOTE}\nWhat it writes is timed and not shown; --free shows it.[/]")
+        if quoting and is_bundled(grit):
+            out.print(f"[dim]{QUOTES_NOTE}[/]")
         answers: dict[str, list[Answer]] = {name: [] for name in sides}
         for number, question in enumerate(questions, 1):
             out.print(f"\n[bold cyan]{number:>2}.[/] [bold]{escape(question.question)}[/]")
             for name, side in sides.items():
                 out.print(Text(f"{_INDENT}{name}", style="bold"))
-                answers[name].append(_ask(out, grit, side, question, corpus, quoting=quoting))
+                answers[name].append(_ask(out, side, question, corpus, quoting=quoting))
             _print_sources(out, {name: given[-1] for name, given in answers.items()}, question, corpus)
     out.print()
     passed = _print_summary(out, answers, questions, quoting=quoting)
@@ -139,30 +139,14 @@ def find_corpus() -> Path:
     raise IngestError("The demo's texts are not installed. Run it in a clone of the repository, or give --corpus DIR.")
 
 
-def read_questions(corpus: Path) -> list[Question]:
-    """Return the questions of a corpus.
-
-    Raises:
-        IngestError: no `questions.json`, or not of the form that `examples/corpus` has.
-    """
-    path = corpus / "questions.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Question(row["question"], tuple(row["sources"]), row["answer"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IngestError(f"{path} cannot be read as questions ({type(error).__name__}: {error}).") from error
-
-
-def langchain_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, GritLM]]:
+def langchain_side(store: Store, *, max_tokens: int, quoting: Quoting | None) -> tuple[Side, dict[str, GritLM]]:
     """Return an LCEL chain over Chroma as a `Side`, and the models behind its parts."""
-    from langchain_core.output_parsers import StrOutputParser
-    from langchain_core.prompts import ChatPromptTemplate
     from langchain_core.runnables import RunnablePassthrough, chain
 
     from grit_integrations.langchain import ChatGrit, GritEmbeddings
 
     vectors = store.vectors  # langchain_chroma.Chroma(embedding_function=GritEmbeddings(...))
-    chat = ChatGrit(model=store.model, max_tokens=max_tokens)
+    chat = ChatGrit(model=store.model, max_tokens=max_tokens, quote=quoting)
 
     @chain
     def retriever(inputs: dict[str, str]) -> list[Document]:
@@ -170,30 +154,38 @@ def langchain_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, Gr
         return [doc.model_copy(update={"metadata": {**doc.metadata, "score": 1 - far}}) for doc, far in found]
 
     @chain
-    def context(inputs: dict[str, Any]) -> str:
-        return "\n\n".join(document.page_content for document in inputs["documents"])
+    def write(inputs: dict[str, Any]) -> Runnable[Any, Any]:
+        return itemgetter("question") | chat.bind(documents=inputs["documents"])
 
-    prompt = ChatPromptTemplate.from_messages([("human", rag_prompt("{question}", ["{context}"]))])
-    write = RunnablePassthrough.assign(context=context) | prompt | chat | StrOutputParser()
     rag = RunnablePassthrough.assign(documents=retriever) | RunnablePassthrough.assign(answer=write)
 
-    def answer(question: str) -> Iterator[list[Hit] | str]:
+    def answer(question: str) -> Iterator[list[Hit] | str | Quote]:
         for piece in rag.stream({"question": question}):
             if "documents" in piece:
                 yield [Hit(document, document.metadata["score"]) for document in piece["documents"]]
-            if piece.get("answer"):
-                yield piece["answer"]
+            if message := piece.get("answer"):
+                yield message.text
+                yield from _cited(message)
 
     embeddings = vectors.embeddings
     assert isinstance(embeddings, GritEmbeddings)
     return answer, {"GritEmbeddings": embeddings.grit, "ChatGrit": chat.grit}
 
 
-def llama_index_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, GritLM]]:
-    """Return a LlamaIndex query engine over the same collection as a `Side`, and the models behind its parts."""
-    from grit_integrations.llama_index import GritEmbedding, GritLLM  # isort: skip  # names the extra if it is missing
+def _cited(message: AIMessageChunk) -> Iterator[Quote]:
+    """Yield what a message cites; its standard citations say which of the documents, and where in it."""
+    for block in message.content_blocks:
+        annotations: Any = block.get("annotations", ())
+        for citation in annotations:
+            place = citation["extras"]
+            yield Quote(citation["cited_text"], place["document"], place["start"], place["end"], place["score"])
 
-    from llama_index.core import PromptTemplate, VectorStoreIndex
+
+def llama_index_side(store: Store, *, max_tokens: int, quoting: Quoting | None) -> tuple[Side, dict[str, GritLM]]:
+    """Return a LlamaIndex query engine over the same collection as a `Side`, and the models behind its parts."""
+    from grit_integrations.llama_index import GritEmbedding, GritLLM, GritSynthesizer  # isort: skip  # names the extra
+
+    from llama_index.core import VectorStoreIndex
     from llama_index.core.base.response.schema import StreamingResponse
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.schema import QueryBundle
@@ -204,18 +196,16 @@ def llama_index_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, 
         raise MissingExtraError("llama-index-vector-stores-chroma", "all") from error
 
     embedding = GritEmbedding(store.model, query_instruction=QUERY_INSTRUCTION)
-    llm = GritLLM(store.model, max_new_tokens=max_tokens)
+    llm = GritLLM(store.model, max_new_tokens=max_tokens, quote=quoting or False)
     index = VectorStoreIndex.from_vector_store(
         ChromaVectorStore(chroma_collection=store.collection), embed_model=embedding
     )
-    engine = RetrieverQueryEngine.from_args(
+    engine = RetrieverQueryEngine(
         index.as_retriever(similarity_top_k=PASSAGES),
-        llm=llm,
-        streaming=True,
-        text_qa_template=PromptTemplate(rag_prompt("{query_str}", ["{context_str}"])),
+        GritSynthesizer(llm, streaming=True, query_instruction=QUERY_INSTRUCTION),
     )
 
-    def answer(question: str) -> Iterator[list[Hit] | str]:
+    def answer(question: str) -> Iterator[list[Hit] | str | Quote]:
         query = QueryBundle(question)
         nodes = engine.retrieve(query)
         yield [
@@ -223,9 +213,14 @@ def llama_index_side(store: Store, *, max_tokens: int) -> tuple[Side, dict[str, 
             Hit(Document(node.text, metadata=node.metadata), 1 + math.log(node.score or 1e-9))
             for node in nodes
         ]
+        for node in nodes:  # paths and titles say nothing to a small model
+            node.node.excluded_llm_metadata_keys = list(node.metadata)
         response = engine.synthesize(query, nodes)
         assert isinstance(response, StreamingResponse)
         yield from response.response_gen or ()
+        numbers = {node.node_id: number for number, node in enumerate(nodes)}
+        for quote in (response.metadata or {}).get("quotes", ()):
+            yield Quote(quote["text"], numbers[quote["node_id"]], quote["start"], quote["end"], quote["score"])
 
     return answer, {"GritEmbedding": embedding.grit, "GritLLM": llm.grit}
 
@@ -256,40 +251,46 @@ def _index(out: Console, store: Store, corpus: Path) -> None:
         out.print(f"[red]{escape(file)}[/]: {escape(reason)}")
 
 
-def _ask(out: Console, grit: GritLM, side: Side, question: Question, corpus: Path, *, quoting: bool) -> Answer:
-    """Ask one framework and print its answer: text as it is generated, or else a quote."""
+def _ask(out: Console, side: Side, question: Question, corpus: Path, *, quoting: bool) -> Answer:
+    """Ask one framework and print its answer: text as it is generated, or quotes."""
     hits: list[Hit] = []
     pieces: list[str] = []
+    quotes: list[Quote] = []
     marks: list[float] = []
     shown = WrappedStream(out, indent=2 * len(_INDENT))
     began = time.perf_counter()
     for piece in side(question.question):
         marks.append(time.perf_counter() - began)
-        if not isinstance(piece, str):
+        if isinstance(piece, Quote):
+            quotes.append(piece)
+        elif isinstance(piece, str):
+            pieces.append(piece)
+            if not quoting:
+                shown.add(piece)
+        else:
             hits = piece
-            continue
-        if not quoting:
-            shown.add(piece)
-        pieces.append(piece)
     total = time.perf_counter() - began
     timing = Timing(marks[0], marks[1] if len(marks) > 1 else total, total)
-    text, quote = "".join(pieces), ""
-    if quoting:
-        quote = _quote(grit, question.question, hits)
-        shown.add(quote)
-    shown.end()
-    out.print(
-        f"{_INDENT * 2}[dim]retrieved in {_ms(timing.retrieve)}, first token after {_ms(timing.first_token)}, "
-        f"all after {_ms(timing.total)}[/]"
-    )
+    if not quoting:
+        shown.end()
+    for quote in quotes:
+        print_quote(out, quote, hits[quote.document].document.page_content, indent=2 * len(_INDENT))
     rank = next((n for n, hit in enumerate(hits, 1) if _relative(hit.source, corpus) in question.sources), None)
-    return Answer(hits, text, quote, rank, timing)
+    text = "".join(pieces)
+    answer = Answer(hits, text, quotes, rank, question.is_answered(text), timing)
+    _print_judgement(out, answer, question)
+    return answer
 
 
-def _quote(grit: GritLM, question: str, hits: Sequence[Hit]) -> str:
-    passages = [hit.document.page_content for hit in hits]
-    best = best_quotes(grit, question, passages, limit=1, instruction=QUERY_INSTRUCTION)
-    return f"“{one_line(best[0].text)}” [{best[0].document + 1}]" if best else "(no sentence to quote)"
+def _print_judgement(out: Console, answer: Answer, question: Question) -> None:
+    """Print whether an answer is right, and how long it took."""
+    timing = answer.timing
+    judgement = "[green]✓[/]" if answer.right else f"[yellow]expected: {escape(question.answer)}[/] ·"
+    out.print(
+        f"{_INDENT * 2}{judgement} [dim]retrieved in {_ms(timing.retrieve)}, first token after "
+        f"{_ms(timing.first_token)}, all after {_ms(timing.total)}[/]",
+        soft_wrap=True,
+    )
 
 
 def _print_sources(out: Console, answers: dict[str, Answer], question: Question, corpus: Path) -> None:
@@ -313,23 +314,33 @@ def _print_summary(
     """Print what each framework found and how fast; return whether both found enough."""
     table = Table(title=f"{len(questions)} questions, {PASSAGES} passages each, median times", title_justify="left")
     table.add_column("")
-    quoted = ["answer in quote"] if quoting else []
-    for header in ("right first", f"in first {PASSAGES}", *quoted, "retrieve", "first token", "all"):
+    for header in ("right first", f"in first {FIRST}", "right answer", "retrieve", "first token", "all"):
         table.add_column(header, justify="right", no_wrap=True)
-    needed = math.ceil(SHARE * len(questions))
-    passed = True
     for name, given in answers.items():
-        found = sum(answer.rank is not None for answer in given)
-        passed = passed and found >= needed
-        cells = [sum(answer.rank == 1 for answer in given), found]
-        if quoting:
-            cells.append(sum(q.answer.lower() in a.quote.lower() for q, a in zip(questions, given, strict=True)))
+        counts = (_found(given, 1), _found(given, FIRST), sum(answer.right for answer in given))
         timings = [answer.timing for answer in given]
         medians = [statistics.median(values) for values in zip(*map(astuple, timings), strict=True)]
-        table.add_row(name, *(f"{cell} of {len(given)}" for cell in cells), *map(_ms, medians))
+        table.add_row(name, *(f"{count} of {len(given)}" for count in counts), *map(_ms, medians))
     out.print(table)
+    found = [_found(given, FIRST) for given in answers.values()]
+    passed = _is_enough(out, f"The right source must be among the first {FIRST}", found, SOURCES, len(questions))
+    if not quoting:
+        return passed
+    right = [sum(answer.right for answer in given) for given in answers.values()]
+    return _is_enough(out, "The right answer must be quoted", right, ANSWERS, len(questions)) and passed
+
+
+def _found(answers: Sequence[Answer], first: int) -> int:
+    """Count the answers that have a right source among their first passages."""
+    return sum(answer.rank is not None and answer.rank <= first for answer in answers)
+
+
+def _is_enough(out: Console, wanted: str, counts: Sequence[int], share: Fraction, questions: int) -> bool:
+    """Print and return whether every framework did what is wanted for a share of the questions, rounded up."""
+    needed = math.ceil(share * questions)
+    passed = min(counts) >= needed
     verdict = "[green]passed[/]" if passed else "[red]failed[/]"
-    out.print(f"The right source must be among the first {PASSAGES} for {needed} of {len(questions)}: {verdict}.")
+    out.print(f"{wanted} for {needed} of {questions}: {verdict}.")
     return passed
 
 

@@ -21,13 +21,11 @@ from grit_integrations.kv.sizes import format_size
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from grit_integrations.generation import Generation, Quote
+    from grit_integrations.generation import Generation
     from grit_integrations.ingest import Hit
     from grit_integrations.ingest import Progress as IndexProgress
 
 LOG_WIDTH = 100  # columns where there is no terminal to ask
-
-QUOTES_NOTE = "grit-mini is too small to write answers of its own; these are the passages' sentences."
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -59,17 +57,6 @@ def place(document: Document) -> str:
     metadata = document.metadata
     page = f", page {metadata['page']}" if "page" in metadata else ""
     return f"{shown_path(str(metadata.get('source', '?')))}{page}"
-
-
-def print_quotes(out: Console, quotes: Sequence[Quote], *, note: bool) -> None:
-    """Print quotes, the best one first and bright, each with the number of its source."""
-    if not quotes:
-        out.print("[yellow]The passages have no sentence to quote.[/]")
-    for rank, quote in enumerate(quotes):
-        line = Text(f"“{one_line(quote.text)}”", style="bold" if rank == 0 else "")
-        out.print(line.append(f" [{quote.document + 1}]", style="cyan"))
-    if note:
-        out.print(f"[dim]{QUOTES_NOTE} --free lets it try.[/]")
 
 
 class WrappedStream:

@@ -296,7 +296,7 @@ def test_a_new_objective_needs_nothing_from_the_trainer(tmp_path: Path) -> None:
     class Shrink:
         """Keeps the head small; its rows are numbers."""
 
-        name, weight = "shrink", 0.5
+        name, weight, every = "shrink", 0.5, 1
         position = Position()
 
         def seek(self, position: Position) -> None:
@@ -329,7 +329,7 @@ def test_the_metrics_are_drawn(trained: Trained) -> None:
 
 def test_what_the_lengths_cut_is_said_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Run(tiny_recipe(tmp_path))
-    assert "answers.jsonl: 39 of 44 texts looked at are longer than data.text_tokens = 96 tokens" in caplog.text
+    assert "answers.jsonl: 27 of 44 texts looked at are longer than data.text_tokens = 112 tokens" in caplog.text
     assert "names.jsonl" not in caplog.text
 
 
