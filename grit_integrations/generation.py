@@ -32,6 +32,8 @@ class Quoting:
             embeddings and shared words; 0 quotes from all of them.
         longest: at most so many tokens in a scored span (`"spans"` only).
         length_penalty: a quote's score is its log-probability over its tokens to this power.
+        echo: whether a quote may begin with a word of the question. A small model likes to point at what it was asked
+            about; where nothing else is left, this is ignored.
 
     Raises:
         OptionError: a value outside its range.
@@ -41,6 +43,7 @@ class Quoting:
     sentences: int = 0
     longest: int = 24
     length_penalty: float = 0.5
+    echo: bool = True
 
     def __post_init__(self) -> None:
         known = " or ".join(repr(method) for method in QUOTE_METHODS)
@@ -49,6 +52,7 @@ class Quoting:
         _check(_is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
         penalty = self.length_penalty
         _check(_is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
+        _check(isinstance(self.echo, bool), "echo", self.echo, "True or False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,20 @@ from grit_integrations.generation import CACHINGS, Caching, Decoding
 from grit_integrations.kv.plan import Plan
 from grit_integrations.layout import lay_out
 from grit_integrations.planning import plan_prompt
-from grit_integrations.prompts import Messages, as_messages, check_characters, check_text, embedding_header
+from grit_integrations.prompts import (
+    Messages,
+    as_messages,
+    check_characters,
+    check_text,
+    embedding_header,
+    merge_turns,
+)
 from grit_integrations.span_graph import Region
 from grit_integrations.spans import Spans, whole
 
 logger = logging.getLogger(__name__)
+
+_LONG_WORD = 4  # letters; shorter ones, such as "of" and "the", stand in every question
 
 
 def embedding_inputs(
@@ -113,14 +123,26 @@ def quotable_spans(checkpoint: Checkpoint, prompt: Prompt, decoding: Decoding, r
         OptionError: the shortest word has more tokens than the answer may have.
         PromptError: there is no word to quote.
     """
-    spans = Spans(checkpoint.tokenizer, prompt.documents, regions=regions, stops=decoding.stop)
+    quoting = decoding.quoting
+    unwanted = set() if quoting is None or quoting.echo else _words_of(last_question(prompt.messages))
+    spans = Spans(checkpoint.tokenizer, prompt.documents, regions=regions, stops=decoding.stop, unwanted=unwanted)
     limits = {"max_new_tokens": decoding.max_new_tokens}
-    if decoding.quoting is not None and decoding.quoting.method == "spans":
-        limits["longest"] = decoding.quoting.longest
+    if quoting is not None and quoting.method == "spans":
+        limits["longest"] = quoting.longest
     for name, limit in limits.items():
         if spans.least > limit:
             raise OptionError(f"{name}={limit} is too few: the shortest quote takes {spans.least} tokens. Allow more.")
     return spans
+
+
+def last_question(messages: Messages) -> str:
+    """Return what the user asked last."""
+    return [turn.content for turn in merge_turns(messages) if turn.role == "user"][-1]
+
+
+def _words_of(question: str) -> set[str]:
+    """Return a question's words that are long enough to mean something."""
+    return {word.lower() for word in re.findall(r"\w+", question) if len(word) >= _LONG_WORD}
 
 
 def count_prompt_tokens(checkpoint: Checkpoint, prompt: Prompt) -> int:

@@ -29,10 +29,11 @@ from grit_integrations.inputs import (
     count_prompt_tokens,
     embedding_inputs,
     generation_plan,
+    last_question,
     quotable_regions,
     quotable_spans,
 )
-from grit_integrations.prompts import Messages, check_characters, merge_turns
+from grit_integrations.prompts import Messages, check_characters
 from grit_integrations.quoting import best_regions
 from grit_integrations.scheduler import Keep
 from grit_integrations.spans import Spans
@@ -275,10 +276,9 @@ class GritLM(ModelHandle):
             return None
         regions = quotable_regions(prompt)
         if quoting.sentences:
-            question = [turn.content for turn in merge_turns(prompt.messages) if turn.role == "user"][-1]
             regions = best_regions(
                 _Unkept(self),
-                question,
+                last_question(prompt.messages),
                 prompt.documents,
                 regions,
                 limit=quoting.sentences,

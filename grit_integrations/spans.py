@@ -10,13 +10,16 @@ Plain Python, no torch: the decoder walks these spans, and so can a trainer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from grit_integrations.errors import PromptError
 from grit_integrations.span_graph import Region, SpanGraph
 from grit_integrations.tokenization import PromptTokenizer
+
+_FIRST_WORD = re.compile(r"\W*(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Spans:
         documents: what to quote from.
         regions: the parts of them that may be quoted, in order; `None` is all.
         stops: strings that no quote holds.
+        unwanted: lower-cased words that no quote begins with, unless nothing else is left.
 
     Raises:
         PromptError: there is no word to quote.
@@ -68,6 +72,7 @@ class Spans:
         *,
         regions: Sequence[Region] | None = None,
         stops: Sequence[str] = (),
+        unwanted: Collection[str] = (),
     ) -> None:
         self.documents = tuple(documents)
         self._eos = tokenizer.eos_id
@@ -76,7 +81,9 @@ class Spans:
         cursors = [cursor for region in wanted for cursor in self._read(region, stops)]
         self.graph.measure()
         least = self.graph.least_behind
-        self.root = SpanState(self, tuple(cursor for cursor in cursors if least(cursor.node) < math.inf))
+        quotable = [cursor for cursor in cursors if least(cursor.node) < math.inf]
+        wanted_first = [cursor for cursor in quotable if not self._begins_with(cursor, unwanted)]
+        self.root = SpanState(self, tuple(wanted_first or quotable))
         if not self.root.cursors:
             raise PromptError(
                 f"The {len(self.documents)} documents have no word to quote: nothing but punctuation or white space is "
@@ -116,6 +123,10 @@ class Spans:
             if found and self.graph.may_end(self.documents[cursor.document], end):
                 return Place(cursor.document, cursor.start, end)
         return place
+
+    def _begins_with(self, cursor: _Cursor, words: Collection[str]) -> bool:
+        found = _FIRST_WORD.match(self.documents[cursor.document], cursor.start) if words else None
+        return found is not None and found[1].lower() in words
 
     def _read(self, region: Region, stops: Sequence[str]) -> Iterator[_Cursor]:
         text = self.documents[region.document]

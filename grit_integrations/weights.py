@@ -186,8 +186,8 @@ def _refuse_other_attention(checkpoint: Checkpoint) -> None:
     attention = checkpoint.grit_config.get("attention", "bbcc")
     if attention != "bbcc":
         raise ModelLoadError(
-            f"{checkpoint.name} was trained with attention {attention!r}, and GritLM reads with 'bbcc': its vectors and "
-            "answers would be wrong. Measure it with the trainer's own evaluation, or train with attention = 'bbcc'."
+            f"{checkpoint.name} was trained with attention {attention!r}, and GritLM reads with 'bbcc': its vectors "
+            "and answers would be wrong. Measure it with the trainer's evaluation, or train with attention = 'bbcc'."
         )
 
 

@@ -16,7 +16,7 @@ from test_spans import documents_lists
 
 from grit_integrations import Decoding, EmptyTextError, GritLM, KVCacheStore, OptionError, PromptError, Quoting
 from grit_integrations.boundaries import word_boundaries
-from grit_integrations.generation import CACHINGS, Caching, Generation
+from grit_integrations.generation import CACHINGS, Caching, Generation, QuoteMethod
 from grit_integrations.inputs import Prompt, generation_plan
 from grit_integrations.spans import Spans
 
@@ -305,3 +305,16 @@ def test_quoting_checks_its_options(options: dict[str, Any]) -> None:
 def test_true_means_the_defaults() -> None:
     assert Decoding(quote=True) == Decoding(quote=Quoting())
     assert Decoding(quote=True).quoting == Quoting() and Decoding().quoting is None
+
+
+@pytest.mark.parametrize("method", ["tokens", "spans"])
+def test_without_echo_no_quote_begins_with_a_word_of_the_question(tiny: GritLM, method: QuoteMethod) -> None:
+    document = "Distant stars burn hydrogen."
+    for question in ("Which distant stars?", "What do STARS burn?"):
+        quoting = Quoting(method=method, echo=False)
+        answer = tiny.generate(question, [document], decoding=Decoding(quote=quoting, max_new_tokens=24))
+        first = answer.text.split()[0].strip(".").lower()
+        assert first not in question.lower().split()
+    everything = Decoding(quote=Quoting(method=method, echo=False), max_new_tokens=24)
+    answer = tiny.generate("distant stars burn hydrogen", [document], decoding=everything)
+    assert answer.text in document  # all words are the question's: then any may be quoted

@@ -17,7 +17,7 @@ from grit_integrations.evaluation.answers import exact_match, token_f1
 from grit_integrations.evaluation.options import EvaluationOptions, parse_quote
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.sets import Question, QuestionSet
-from grit_integrations.generation import Caching, Decoding, Generation, Quote, Quoting
+from grit_integrations.generation import Caching, Decoding, Generation, Quote
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.store import KVCacheStore
 from grit_integrations.model import GritLM
@@ -60,8 +60,7 @@ class Arm:
         """Return how tokens are chosen: greedily."""
         if self.method == FREE:
             return Decoding(max_new_tokens=NEW_TOKENS)
-        method, sentences = parse_quote(self.method)
-        return Decoding(max_new_tokens=NEW_TOKENS, quote=Quoting(method=method, sentences=sentences))
+        return Decoding(max_new_tokens=NEW_TOKENS, quote=parse_quote(self.method))
 
 
 @dataclass(frozen=True, slots=True)

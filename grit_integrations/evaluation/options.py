@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.generation import CACHINGS, Caching, QuoteMethod, Quoting
 
 Part = Literal["retrieval", "answers", "refusal", "perplexity", "triples"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -28,7 +29,8 @@ class EvaluationOptions:
         rows: at most so many per set of held-out text.
         cachings: modes in which answers are compared; `"off"` is always among them.
         quotes: how answers are quoted beside being written freely: `"tokens"`, `"spans"`, each also with `:N` for the
-            best N sentences only. The first is measured in every mode, the others with caching off.
+            best N sentences only, and with `-echo` for quotes that do not begin with a word of the question. The first
+            is measured in every mode, the others with caching off.
         seed: of what is drawn at random: questions and resamples.
 
     Raises:
@@ -63,19 +65,22 @@ class EvaluationOptions:
         return replace(self, queries=30, passages=300, questions=30, rows=4)
 
 
-def parse_quote(text: str) -> tuple[Literal["tokens", "spans"], int]:
-    """Return a way of quoting and the sentences it is held to, 0 for whole documents.
+def parse_quote(text: str) -> Quoting:
+    """Return a way of quoting from its name.
 
     Raises:
         OptionError: no such way.
 
-    >>> parse_quote("spans:1")
-    ('spans', 1)
+    >>> parse_quote("spans:1-echo")
+    Quoting(method='spans', sentences=1, longest=24, length_penalty=0.5, echo=False)
     """
-    method, colon, count = text.partition(":")
-    if method not in ("tokens", "spans") or (colon and not (count.isdecimal() and int(count) > 0)):
-        raise OptionError(f"quotes: {text!r} is unknown. Use tokens or spans, with :N for the best N sentences only.")
-    return cast(Literal["tokens", "spans"], method), int(count or 0)
+    found = re.fullmatch(r"(tokens|spans)(?::([1-9]\d*))?(-echo)?", text)
+    if found is None:
+        raise OptionError(
+            f"quotes: {text!r} is unknown. Use tokens or spans, with :N for the best N sentences only and -echo for "
+            "quotes that do not begin with a word of the question."
+        )
+    return Quoting(method=cast(QuoteMethod, found[1]), sentences=int(found[2] or 0), echo=found[3] is None)
 
 
 def _check_known(name: str, found: Sequence[str], known: Sequence[str]) -> None:

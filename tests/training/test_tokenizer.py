@@ -23,9 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(categories=["L"], max_codepoint=0x24F), min_size=1, max_size=14))
-def test_a_word_behind_a_space_differs_in_its_first_token_alone(
-    tokenizer: PreTrainedTokenizerFast, word: str
-) -> None:
+def test_a_word_behind_a_space_differs_in_its_first_token_alone(tokenizer: PreTrainedTokenizerFast, word: str) -> None:
     alone = tokenizer.tokenize(word)
     spaced = tokenizer.tokenize(f" {word}")
     if spaced[0] == "Ġ":  # a first piece so rare that it has no twin with the space
