@@ -42,7 +42,7 @@ class Quoting:
     method: QuoteMethod = "tokens"
     sentences: int = 0
     longest: int = 24
-    length_penalty: float = 0.5
+    length_penalty: float = 0.3
     echo: bool = True
 
     def __post_init__(self) -> None:

@@ -210,7 +210,7 @@ def test_other_models_score_spans_as_brute_force_does(tmp_path: Path, kind: str)
     extra = {"num_local_experts": 4} if kind == "mixtral" else {"head_dim": 16} if kind == "qwen3" else {}
     grit = GritLM.from_pretrained(write_checkpoint(tmp_path / kind, kind, seed=1, layers=3, **extra))
     documents = ["the heart pumps the blood of the Moon", "the Moon pumps"]
-    scores = brute_force(grit, documents, 24, 0.5)
+    scores = brute_force(grit, documents, 24, Quoting().length_penalty)
     generation = quoted(grit, documents, method="spans")
     assert generation.quotes[0].score == pytest.approx(max(scores.values()), abs=1e-4)
 

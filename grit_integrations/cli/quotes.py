@@ -11,7 +11,7 @@ from grit_integrations.cli.output import one_line
 from grit_integrations.generation import Quote, Quoting
 from grit_integrations.sentences import sentences
 
-QUOTING = Quoting(method="spans", sentences=2)
+QUOTING = Quoting(method="spans", sentences=1, echo=False)  # what grit-mini answers best with (its model card)
 
 QUOTES_NOTE = "grit-mini answers with words of the passages; --free lets it write."
 

@@ -72,7 +72,7 @@ def parse_quote(text: str) -> Quoting:
         OptionError: no such way.
 
     >>> parse_quote("spans:1-echo")
-    Quoting(method='spans', sentences=1, longest=24, length_penalty=0.5, echo=False)
+    Quoting(method='spans', sentences=1, longest=24, length_penalty=0.3, echo=False)
     """
     found = re.fullmatch(r"(tokens|spans)(?::([1-9]\d*))?(-echo)?", text)
     if found is None:

@@ -28,6 +28,7 @@ from grit_integrations.training.checkpoints import Progress, newest_checkpoint, 
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.distribution import Distribution
 from grit_integrations.training.export import export_model, model_card, write_atomically
+from grit_integrations.training.initial import fold_workspace
 from grit_integrations.training.lengths import warn_of_cuts
 from grit_integrations.training.lora import merged, save_adapter
 from grit_integrations.training.memory import keep_freed_memory
@@ -269,6 +270,8 @@ class Run:
         if self.config.lora is not None:
             save_adapter(self.model, tensors, target / "adapter")
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
+        if self.config.model.checkpoint is None and self.config.model.workspace:
+            tensors = fold_workspace(tensors, self.config.model.workspace)
         export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=self.config.model)
 
     def result(self, *, finished: bool) -> TrainResult:

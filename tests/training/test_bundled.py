@@ -36,7 +36,7 @@ def mini() -> tuple[CausalLM, PromptEncoder]:
 
 
 def test_the_directory_is_small_whole_and_names_no_other() -> None:
-    assert (MINI / "model.safetensors").stat().st_size <= 40_000_000
+    assert (MINI / "model.safetensors").stat().st_size <= 60_000_000
     with safe_open(MINI / "model.safetensors", "pt") as weights:
         assert {str(weights.get_tensor(name).dtype) for name in weights.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     assert json.loads((MINI / "config.json").read_text())["architectures"] == ["MistralForCausalLM"]

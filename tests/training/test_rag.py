@@ -17,6 +17,7 @@ from grit_integrations.generation import CACHINGS, Caching
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.batches import IGNORED
 from grit_integrations.training.config import ModelConfig, RagConfig, config_from_table
+from grit_integrations.training.initial import fold_workspace
 from grit_integrations.training.losses import pointer_loss
 from grit_integrations.training.pointing import pointer_scores
 from grit_integrations.training.rag import Example, rag_batch, rag_row
@@ -202,3 +203,17 @@ def test_a_wrong_row_is_named(tmp_path: Path, data: Path) -> None:
         file.write(json.dumps({"question": "?", "context": "Nothing.", "answer": "something"}) + "\n")
     with pytest.raises(DataError, match=r"mills.jsonl line 61: \"answer\" does not stand in"):
         Run(recipe(tmp_path / "run", data))
+
+
+def test_an_exported_model_has_the_logits_of_the_trained_one(tmp_path: Path, data: Path) -> None:
+    run = Run(recipe(tmp_path / "run", data, bag_steps=0))
+    run.step()
+    ids = torch.randint(6, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    inputs = run.objectives[0].next_batch().passages
+    with torch.no_grad():
+        before = run.model(input_ids=ids).logits
+        run.model.load_state_dict(fold_workspace(run.model.state_dict(), 351))
+        assert torch.equal(run.model(input_ids=ids).logits, before)
+        vectors = run.module.vectors(inputs)
+    inside = vectors[:, 64:-1].norm() / vectors.norm()
+    assert float(inside) < 0.2
