@@ -96,7 +96,8 @@ def test_a_damaged_store_changes_no_answer(grit: GritLM, tmp_path: Path, fault: 
             assert same(answer(grit, store, mode), wanted)
     with KVCacheStore(tmp_path / "kv") as store:
         assert same(again := answer(grit, store, mode), wanted)
-        assert again.cache.hits == len(DOCUMENTS)
+        kept = again.cache.hits + len(again.cache.declined)  # a busy machine may find that computing is quicker
+        assert kept == len(DOCUMENTS)
 
 
 @pytest.mark.parametrize("mode", MODES)

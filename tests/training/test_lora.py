@@ -16,7 +16,7 @@ from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.config import LoraConfig
-from grit_integrations.training.trainer import Run
+from grit_integrations.training.trainer import Run, _threads
 
 from .conftest import Trained, tiny_recipe
 
@@ -83,9 +83,10 @@ def test_a_checkpoint_holds_the_adapters_alone_and_resumes_to_the_bit(trained: T
     parts = adapted(trained.result.model, tmp_path / "parts", evaluate_every=100, checkpoint_every=3)
     run = Run(parts)
     run.progress.first = {"step": 0}
-    for _ in range(3):
-        run._log(run.step())
-    run._save()
+    with _threads(parts.threads):
+        for _ in range(3):
+            run._log(run.step())
+        run._save()
     train(parts, progress=False)
     found = [
         load_file(tmp_path / name / "checkpoints" / "step-00000008" / "model.safetensors")
