@@ -25,7 +25,7 @@ from rich.text import Text
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
 from grit_integrations.cli.questions import Question, read_questions
-from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
+from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote, print_wrapped
 from grit_integrations.errors import IngestError, MissingExtraError
 from grit_integrations.generation import Quote, Quoting
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
@@ -286,11 +286,11 @@ def _print_judgement(out: Console, answer: Answer, question: Question) -> None:
     """Print whether an answer is right, and how long it took."""
     timing = answer.timing
     judgement = "[green]✓[/]" if answer.right else f"[yellow]expected: {escape(question.answer)}[/] ·"
-    out.print(
-        f"{_INDENT * 2}{judgement} [dim]retrieved in {_ms(timing.retrieve)}, first token after "
-        f"{_ms(timing.first_token)}, all after {_ms(timing.total)}[/]",
-        soft_wrap=True,
+    line = Text.from_markup(
+        f"{judgement} [dim]retrieved in {_ms(timing.retrieve)}, first token after {_ms(timing.first_token)}, "
+        f"all after {_ms(timing.total)}[/]"
     )
+    print_wrapped(out, line, indent=2 * len(_INDENT))
 
 
 def _print_sources(out: Console, answers: dict[str, Answer], question: Question, corpus: Path) -> None:

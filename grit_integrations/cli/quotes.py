@@ -28,10 +28,10 @@ def print_quote(out: Console, quote: Quote, passage: str, *, indent: int = 0) ->
         indent: columns left free in front of each line.
     """
     answer = Text.assemble((f"“{one_line(quote.text)}”", "bold"), (f" [{quote.document + 1}]", "cyan"))
-    _print_wrapped(out, answer, indent)
+    print_wrapped(out, answer, indent)
     sentence = sentence_around(passage, quote.start, quote.end)
     if sentence:
-        _print_wrapped(out, Text(sentence, style="dim"), indent)
+        print_wrapped(out, Text(sentence, style="dim"), indent)
 
 
 def sentence_around(passage: str, start: int, end: int) -> str:
@@ -60,6 +60,7 @@ def _cut(text: str) -> str:
     return spaced if len(spaced) <= _MARGIN else spaced[: spaced.rfind(" ", 0, _MARGIN) + 1] + "…"
 
 
-def _print_wrapped(out: Console, text: Text, indent: int) -> None:
+def print_wrapped(out: Console, text: Text, indent: int) -> None:
+    """Print a text in lines that begin after `indent` columns and end, paths aside, within the console's width."""
     for line in text.wrap(out, max(1, out.width - indent)):
         out.print(Text.assemble(" " * indent, line), soft_wrap=True)
