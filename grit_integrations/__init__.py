@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         OptionError,
         PromptError,
+        RerankError,
         TrainingDivergedError,
     )
     from grit_integrations.generation import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from grit_integrations.kv.store import KVCacheStore
     from grit_integrations.model import GritLM
     from grit_integrations.prompts import Message
+    from grit_integrations.reranking.options import Ranked, Reranking
     from grit_integrations.streaming import GenerationStream
 
 __version__ = "0.1.0"
@@ -61,6 +63,7 @@ _HOMES = {
         "ModelLoadError",
         "OptionError",
         "PromptError",
+        "RerankError",
         "TrainingDivergedError",
     ),
     "generation": (
@@ -78,6 +81,7 @@ _HOMES = {
     "kv.store": ("KVCacheStore",),
     "model": ("GritLM",),
     "prompts": ("Message",),
+    "reranking.options": ("Ranked", "Reranking"),
     "streaming": ("GenerationStream",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -108,6 +112,9 @@ __all__ = [
     "PromptError",
     "Quote",
     "Quoting",
+    "Ranked",
+    "RerankError",
+    "Reranking",
     "Timings",
     "TokenLogprob",
     "TrainingDivergedError",

@@ -69,6 +69,10 @@ class CacheFullError(CacheError):
     """A block that the disk or the store's size limit has no room for."""
 
 
+class RerankError(GritError):
+    """A model whose scores put nothing in order."""
+
+
 class CollectionMismatchError(GritError, ValueError):
     """A collection whose vectors were made by another model."""
 

@@ -141,6 +141,17 @@ class PromptTokenizer:
         """Return the start of `text` that certainly holds its first `limit` tokens."""
         return text[: limit * self._longest_piece]
 
+    def first_tokens(self, text: str, limit: int) -> str:
+        """Return the longest start of `text`, as a prompt holds it, that has at most `limit` tokens.
+
+        A text that fits is returned as it is.
+        """
+        if self.count(text) <= limit:
+            return text
+        clean = self.neutralised(self.cut(text, limit))
+        ends = self.spell([clean])[0].ends[:limit]
+        return clean[: max((end for end in ends if end is not None), default=0)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -49,8 +49,8 @@ class Identity:
 def identity(config: TrainConfig, contents: Mapping[str, Content], processes: int) -> Identity:
     """Return what a checkpoint of this run is compared by."""
     whole = json.loads(json.dumps(asdict(config)))
-    kept = ("model", "lora", "seed", "accumulate", "bag_steps", "bag_tokens", "reranking_kind")
-    sizes = ("embedding_tokens", "embedding_pairs", "generative_tokens", "reranking_tokens")
+    kept = ("model", "lora", "seed", "accumulate", "bag_steps", "bag_tokens")
+    sizes = ("embedding_tokens", "embedding_pairs", "generative_tokens")
     data = {key: value for key, value in whole["data"].items() if key != "data"}
     recipe = {**{key: whole[key] for key in (*kept, *sizes)}, "data": data, "processes": processes}
     return Identity(recipe, {name: asdict(content) for name, content in sorted(contents.items())})

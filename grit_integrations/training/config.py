@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from grit_integrations.encoder import Pooling
 from grit_integrations.errors import ConfigError
 from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.reranking.prompts import ORDERS, Order
 from grit_integrations.training.tables import build
 
 if sys.version_info >= (3, 11):
@@ -41,7 +43,7 @@ class ModelConfig:
     context: int = 2048  # tokens that prompt and answer may have together
     rope_theta: float = 10000.0
     start: Literal["bag", "reader", "random"] = "bag"  # a bag of words in silent layers; in layers that read questions
-    workspace: int = 0  # coordinates that the layers alone write, and that the pooled vector hardly sees ("bag" only)
+    workspace: int = 0  # coordinates that the layers alone write, and that the pooled vector hardly sees (not "random")
     attention: Attention = "bbcc"  # see above; GritLM's is "bbcc"
     pooling: Pooling = "mean"  # of token states to a vector
     projection: int | None = None  # length of the vector behind a linear layer; None pools the states themselves
@@ -65,7 +67,6 @@ class DataConfig:
     data: str  # the folder of the streams' folders, or of files of both streams
     embedding: str = "embedding"  # folder of {"query": ..., "pos": [...], "neg": [...]} files, below `data`
     generative: str = "generative"  # folder of {"text": ...} files, below `data`
-    reranking: str = "reranking"  # folder of {"query": ..., "pos": [...], "neg": [...]} files, below `data`
     retrieval: str = "evaluation/retrieval"  # sets that are watched while training; optional
     generation: str = "evaluation/generation"  # responses whose loss is watched; optional
     embedding_weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
@@ -97,6 +98,21 @@ class RagConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RerankingConfig:
+    """A query's passages judged one by one, and put in order."""
+
+    folder: str = "reranking"  # of {"query": ..., "pos": [...], "neg": [...]} files, below `data.data`
+    weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
+    weight: float = 1.0  # of the loss in the sum
+    every: int = 1  # takes part in one step out of so many
+    tokens: int = 4_000  # padded passage tokens per batch, about
+    passages: int = 6  # of a query, at most: one that answers it, and negatives
+    orders: dict[Order, float] = field(default_factory=lambda: {"query-first": 1.0})  # -> share of batches
+    listwise: float = 0.0  # share of batches in which the passages are put in order instead
+    start: bool = False  # set heads of a reader (model.start) so that they begin by comparing question and passage
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
     """AdamW with one learning rate per kind of parameter, warmup, then down to `final_rate`."""
 
@@ -121,6 +137,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     lora: LoraConfig | None = None  # None trains all weights
     rag: RagConfig | None = None  # None leaves the stream out
+    reranking: RerankingConfig | None = None  # None leaves the stream out
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     seed: int = 0  # of new weights, and of the order of rows
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto" takes a GPU when there is one
@@ -139,12 +156,9 @@ class TrainConfig:
     embedding_every: int = 1  # takes part in one step out of so many
     generative_tokens: int = 4_000  # padded tokens per batch
     generative_every: int = 1  # takes part in one step out of so many
-    reranking_tokens: int = 4_000  # padded passage tokens per batch
     embedding_weight: float = 1.0  # of each stream's loss in the sum; 0 leaves the stream out
     generative_weight: float = 1.0
-    reranking_weight: float = 0.0
     generative_loss: Literal["mixed", "token", "sample"] = "mixed"  # what weighs alike, see `losses.response_loss`
-    reranking_kind: Literal["pointwise", "listwise"] = "pointwise"  # yes or no, or the order of a short list
     temperature: float = 0.05  # what similarities are divided by; the paper's is 0.02
     evaluate_every: int = 200  # steps between two looks at the held-out sets
     evaluate_queries: int = 100  # at most, of each retrieval set
@@ -206,7 +220,8 @@ def check_window(config: TrainConfig, window: int) -> None:
 
 _POSITIVE = (
     *("embedding_every", "generative_every", "rag.every", "rag.tokens", "rag.pointers"),
-    *("steps", "accumulate", "embedding_tokens", "embedding_pairs", "generative_tokens", "reranking_tokens"),
+    *("steps", "accumulate", "embedding_tokens", "embedding_pairs", "generative_tokens"),
+    *("reranking.every", "reranking.tokens", "reranking.passages"),
     *("bag_tokens", "temperature", "evaluate_every", "checkpoint_every", "keep_checkpoints", "threads", "minutes"),
     *("embedding_chunk", "data.query_tokens", "data.passage_tokens", "data.text_tokens", "lora.rank", "lora.alpha"),
     *("model.layers", "model.hidden_size", "model.heads", "model.kv_heads", "model.head_dim", "model.mlp_size"),
@@ -222,6 +237,8 @@ def _check_numbers(config: TrainConfig) -> None:
         if value is not None and value <= 0:
             raise ConfigError(f"{name} is {value}. It must be above 0.")
     shares = {"data.instruction_dropout": config.data.instruction_dropout}
+    if config.reranking is not None:
+        shares["reranking.listwise"] = config.reranking.listwise
     if config.lora is not None:
         shares["lora.dropout"] = config.lora.dropout
     for name, share in shares.items():
@@ -267,11 +284,11 @@ def _check_reader(model: ModelConfig) -> None:
 
 
 def _check_streams(config: TrainConfig) -> None:
-    weights = {name: getattr(config, f"{name}_weight") for name in ("embedding", "generative", "reranking")}
+    weights = {name: getattr(config, f"{name}_weight") for name in ("embedding", "generative")}
     for name, weight in weights.items():
         if weight < 0:
             raise ConfigError(f"{name}_weight is {weight}. It must be 0 (leave the stream out) or above.")
-    if not any(weights.values()) and config.rag is None:
+    if not any(weights.values()) and config.rag is None and config.reranking is None:
         raise ConfigError("embedding_weight and generative_weight are both 0, so nothing would be trained. Raise one.")
     if config.bag_steps and (config.model.checkpoint is not None or config.model.start == "random"):
         raise ConfigError(
@@ -280,17 +297,30 @@ def _check_streams(config: TrainConfig) -> None:
         )
     if config.rag is not None:
         _check_rag(config.rag)
+    if config.reranking is not None:
+        if config.reranking.start and not (config.model.start == "reader" and config.model.workspace):
+            raise ConfigError("reranking.start sets heads of a reader. Use it with model.start = 'reader'.")
+        _check_known("reranking.orders", config.reranking.orders, ORDERS)
+        _check_shares("reranking.orders", tuple(config.reranking.orders.values()))
 
 
 def _check_rag(rag: RagConfig) -> None:
-    unknown = set(rag.caching) - set(CACHINGS)
-    if unknown:
-        raise ConfigError(f"rag.caching has {min(unknown)!r}. The modes are {', '.join(CACHINGS)}.")
+    _check_known("rag.caching", rag.caching, CACHINGS)
     if len(rag.context_lengths) != len(rag.context_shares):
         raise ConfigError(
             f"rag.context_lengths has {len(rag.context_lengths)} values and rag.context_shares "
             f"{len(rag.context_shares)}. Give each length its share."
         )
-    for name, shares in (("rag.caching", tuple(rag.caching.values())), ("rag.context_shares", rag.context_shares)):
-        if not shares or min(shares) < 0 or not sum(shares):
-            raise ConfigError(f"{name} is {shares}. Shares must be 0 or above, and one of them above 0.")
+    _check_shares("rag.caching", tuple(rag.caching.values()))
+    _check_shares("rag.context_shares", rag.context_shares)
+
+
+def _check_known(name: str, found: Iterable[str], known: Sequence[str]) -> None:
+    unknown = set(found) - set(known)
+    if unknown:
+        raise ConfigError(f"{name} has {min(unknown)!r}. Use {', '.join(known)}.")
+
+
+def _check_shares(name: str, shares: Sequence[float]) -> None:
+    if not shares or min(shares) < 0 or not sum(shares):
+        raise ConfigError(f"{name} is {shares}. Shares must be 0 or above, and one of them above 0.")

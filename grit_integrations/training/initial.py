@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,6 +125,25 @@ def hold_workspace(model: MistralForCausalLM, workspace: int, *, shared: int = 0
             projection.weight.register_hook(lambda gradient: gradient * inside[:, None].to(gradient.device))
     model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * (1 - kept).to(gradient.device))
     model.model.norm.weight.register_hook(torch.zeros_like)
+
+
+@torch.no_grad()
+def unfold_workspace(model: Any, workspace: int) -> None:
+    """Undo `fold_workspace` in a model that was loaded, to train it on.
+
+    Raises:
+        ConfigError: the model was not exported with a workspace of that size.
+    """
+    norm, head = model.model.norm.weight, model.lm_head.weight
+    inside = slice(len(norm) - 1 - workspace, len(norm) - 1)
+    scales = norm[inside].unique().tolist()
+    if len(scales) != 1 or not math.isclose(scales[0], WORKSPACE_SCALE * FOLDED, rel_tol=0.01) or norm[-1] != 0:
+        raise ConfigError(
+            f"model.workspace is {workspace}, but the checkpoint has no workspace of that size. Set the size that it "
+            "was trained with, or leave it out."
+        )
+    norm[inside] /= FOLDED
+    head[:, inside] *= FOLDED
 
 
 def fold_workspace(tensors: Mapping[str, Tensor], workspace: int) -> dict[str, Tensor]:

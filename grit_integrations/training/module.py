@@ -34,8 +34,7 @@ class GritModule(nn.Module):
         if settings.projection is not None:
             self.projection = nn.Linear(lm.config.hidden_size, settings.projection)
         self.settings = settings
-        own = settings.checkpoint is None and settings.workspace > 0
-        self._pooled = settings.hidden_size - 1 - settings.workspace if own else 0
+        self._pooled = lm.config.hidden_size - 1 - settings.workspace if settings.workspace else 0
         self.dtype = dtype
         self._view = (bidirectional_view(lm.model),)  # in a tuple: its parameters are the decoder's
 

@@ -1,66 +1,160 @@
-"""The reranking stream: whether a passage answers a query, or in which order a few passages do, as conversations."""
+"""The reranking stream: which of a query's passages answer it, as verdicts and as short rankings.
+
+A verdict is trained in the orders, and under the attention patterns, that `grit_integrations.reranking` reads it in.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from grit_integrations.training.data import Pair, Text
-from grit_integrations.training.generative import GenerativeObjective
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-LONGEST = 600  # characters of a query or passage, as in the reference's `scripts/AbsTaskRetrieval.py`
-MOST_PASSAGES = 5  # in a list
-POINTWISE = (
-    "Given a query and a passage, judge whether the passage is relevant to the query or not.\n\n"
-    "Query: {query}\nPassage: {passage}\n\n"
-    "Answer with yes if the passage is relevant to the query, and no otherwise."
-)
-ANSWER = "Answer:"  # what the reference's prompt puts into the assistant's mouth
-LISTWISE = (
-    "I will provide you with {count} passages, each indicated by number identifier []. Rank the passages based on "
-    "their relevance to query: {query}.\n\n{passages}\n\nSearch Query: {query}.\n"
-    "Rank the {count} passages above based on their relevance to the search query. The passages should be listed in "
-    "descending order using identifiers. The most relevant passages should be listed first. The output format should "
-    "be [] > [], e.g., [1] > [2]. Only response the ranking results, do not say any word or explain."
-)
+from grit_integrations.planning import plan_prompt
+from grit_integrations.prompts import Part
+from grit_integrations.reranking.prompts import Order, ranking_parts, verdict_ids, verdict_parts
+from grit_integrations.training.batches import IGNORED, PromptEncoder
+from grit_integrations.training.blocks import DenseBatch, DensePrompt, dense_prompt, pad_prompts
+from grit_integrations.training.config import RerankingConfig
+from grit_integrations.training.data import Pair
+from grit_integrations.training.module import GritModule
+from grit_integrations.training.objectives import Context, Loss, StreamObjective
+from grit_integrations.training.order import Stream
 
 
-class RerankingObjective(GenerativeObjective):
-    """Cross-entropy of verdicts, or of rankings, on rows of the embedding stream's format."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A query with passages, the first of which answers it."""
 
-    def texts(self) -> Sequence[Text]:
-        """Return the next batch's conversations, of all processes, and move on."""
-        rng, kind = self.stream.rng("sample"), self.context.config.reranking_kind
-        pairs: Sequence[Pair] = next(self.stream)
-        if kind == "listwise":
-            return [as_ranking(pair, rng) for pair in pairs]
-        return [text for pair in pairs for text in as_verdicts(pair, rng)]
-
-    @property
-    def longest(self) -> int:
-        """The model's window: a cut would take the instruction, and characters are bounded already."""
-        return self.context.window
+    query: str
+    passages: tuple[str, ...]
 
 
-def as_verdicts(pair: Pair, rng: random.Random) -> list[Text]:
-    """Return a conversation that says yes to one positive and, if there are negatives, one that says no to one."""
-    chosen = [(rng.choice(pair.positives), "yes")]
-    if pair.negatives:
-        chosen.append((rng.choice(pair.negatives), "no"))
-    return [
-        Text(
-            (POINTWISE.format(query=pair.query[:LONGEST], passage=passage[:LONGEST]), f" {verdict}"),
-            opening=ANSWER,
-        )
-        for passage, verdict in chosen
-    ]
+@dataclass(frozen=True, slots=True)
+class RerankingBatch:
+    """Prompts padded on the right; `weight` is their share of all rows, 1 on average over the processes.
+
+    Attributes:
+        prompts: of verdicts, of as many neighbouring rows as `groups` says for each query; or of rankings.
+        labels: (rows, tokens); the id that a position predicts.
+        asks: (rows,); the last position of each prompt.
+        groups: how many verdicts each query has, its positive being the first; empty for rankings.
+    """
+
+    prompts: DenseBatch
+    labels: Tensor
+    asks: Tensor
+    groups: tuple[int, ...]
+    weight: float
 
 
-def as_ranking(pair: Pair, rng: random.Random) -> Text:
-    """Return a conversation that ranks a shuffled list: a positive first, then negatives in the row's order."""
-    ranked = [rng.choice(pair.positives), *pair.negatives[: MOST_PASSAGES - 1]]
-    shown = rng.sample(range(len(ranked)), len(ranked))  # shown[i] is the rank of passage [i + 1]
-    passages = "\n".join(f"[{place}] {ranked[rank][:LONGEST]}" for place, rank in enumerate(shown, start=1))
-    order = " > ".join(f"[{shown.index(rank) + 1}]" for rank in range(len(ranked)))
-    prompt = LISTWISE.format(count=len(ranked), query=pair.query[:LONGEST], passages=passages)
-    return Text((prompt, order))
+class RerankingObjective(StreamObjective):
+    """Cross-entropy of verdicts and rankings; and of a query's verdicts against each other.
+
+    The second is a softmax over `yes - no` of one query's passages, with the positive as its target: what a ranking
+    is made of.
+    """
+
+    def __init__(self, settings: RerankingConfig, stream: Stream[Pair], context: Context) -> None:
+        super().__init__("reranking", settings.weight, stream, context, every=settings.every)
+        self.settings = settings
+        self.verdicts = verdict_ids(context.encoder.prompts)
+
+    def next_batch(self) -> RerankingBatch:
+        """Return this process's prompts; a batch is either of verdicts or of rankings."""
+        rng, settings, processes = self.stream.rng("sample"), self.settings, self.context.processes
+        ranked = rng.random() < settings.listwise
+        pairs = [judged(pair, rng, passages=settings.passages) for pair in next(self.stream)]
+        own = processes.share(pairs)
+        weight = len(own) * processes.count / len(pairs)
+        if ranked:
+            return self._rankings(own, rng, weight)
+        order: Order = rng.choices(list(settings.orders), list(settings.orders.values()))[0]
+        return self._verdicts(own, order, weight)
+
+    def _verdicts(self, own: Sequence[Judged], order: Order, weight: float) -> RerankingBatch:
+        encoder, (yes, no) = self.context.encoder, self.verdicts
+        rows: list[tuple[DensePrompt, tuple[int, ...]]] = []
+        for each in own:
+            for index, passage in enumerate(self._cut(each.passages)):
+                parts = verdict_parts(self._cut_query(each.query), passage, order=order)
+                rows.append((_row(encoder, parts, ()), (no if index else yes,)))
+        return _batch(rows, encoder.pad, tuple(len(each.passages) for each in own), weight)
+
+    def _rankings(self, own: Sequence[Judged], rng: random.Random, weight: float) -> RerankingBatch:
+        encoder = self.context.encoder
+        rows: list[tuple[DensePrompt, tuple[int, ...]]] = []
+        for each in own:
+            shown, order = shuffled(self._cut(each.passages), rng)
+            answer = (*encoder.texts([order])[0], encoder.prompts.eos_id)
+            rows.append((_row(encoder, ranking_parts(self._cut_query(each.query), shown), answer[:-1]), answer))
+        return _batch(rows, encoder.pad, (), weight)
+
+    def _cut(self, passages: Sequence[str]) -> list[str]:
+        limit = self.context.config.data.passage_tokens
+        return [self.context.encoder.prompts.first_tokens(passage, limit) for passage in passages]
+
+    def _cut_query(self, query: str) -> str:
+        return self.context.encoder.prompts.first_tokens(query, self.context.config.data.query_tokens)
+
+    def loss(self, module: GritModule, batch: RerankingBatch) -> Loss:
+        """Return the loss; of verdicts the figures are both of its parts, in nats, and how often the positive wins."""
+        prompts = batch.prompts.to(module.device)
+        labels, asks = batch.labels.to(module.device), batch.asks.to(module.device)
+        with module.autocast():
+            hidden, _ = module.prompt_states(prompts)
+            counted = labels != IGNORED
+            logits = functional.linear(hidden[counted], module.head_weight).float()  # (predicted tokens, vocabulary)
+        said = functional.cross_entropy(logits, labels[counted])
+        if not batch.groups:
+            return Loss(said * batch.weight, {"rankings": said.item()})
+        assert len(logits) == len(asks)
+        margins = logits[:, self.verdicts[0]] - logits[:, self.verdicts[1]]  # (rows,)
+        won = _grouped(margins, batch.groups)  # (queries, passages)
+        targets = torch.zeros(len(won), dtype=torch.long, device=won.device)
+        against = functional.cross_entropy(won, targets)
+        first = (won.argmax(dim=1) == 0).float().mean()
+        figures = {"verdicts": said.item(), "against": against.item(), "first": first.item()}
+        return Loss((said + against) * batch.weight, figures)
+
+
+def judged(pair: Pair, rng: random.Random, *, passages: int) -> Judged:
+    """Return a pair's query with one of its positives and some of its negatives, `passages` at most in all."""
+    negatives = rng.sample(pair.negatives, min(len(pair.negatives), passages - 1))
+    return Judged(pair.query, (rng.choice(pair.positives), *negatives))
+
+
+def shuffled(passages: Sequence[str], rng: random.Random) -> tuple[list[str], str]:
+    """Return passages in a random order, and the ranking that puts the first of them first and keeps the rest's order.
+
+    >>> shuffled(["a", "b", "c"], random.Random(3))
+    (['b', 'c', 'a'], '[3] > [1] > [2]')
+    """
+    places = rng.sample(range(len(passages)), len(passages))  # places[i] is the passage shown as [i + 1]
+    shown = [passages[place] for place in places]
+    best = places.index(0)
+    return shown, " > ".join(f"[{place + 1}]" for place in (best, *(i for i in range(len(places)) if i != best)))
+
+
+def _row(encoder: PromptEncoder, parts: Sequence[Part], answer: Sequence[int]) -> DensePrompt:
+    return dense_prompt(plan_prompt(parts, encoder.prompts), answer)
+
+
+def _batch(
+    rows: Sequence[tuple[DensePrompt, tuple[int, ...]]], pad: int, groups: tuple[int, ...], weight: float
+) -> RerankingBatch:
+    prompts = pad_prompts([prompt for prompt, _ in rows], pad)
+    labels = torch.full_like(prompts.ids, IGNORED)
+    asks = torch.tensor([len(prompt.ids) - len(answer) for prompt, answer in rows])
+    for index, ((_, answer), ask) in enumerate(zip(rows, asks.tolist(), strict=True)):
+        labels[index, ask : ask + len(answer)] = torch.tensor(answer)
+    return RerankingBatch(prompts, labels, asks, groups, weight)
+
+
+def _grouped(margins: Tensor, groups: Sequence[int]) -> Tensor:
+    """Return (queries, longest group), `-inf` where a query has fewer."""
+    parts = torch.split(margins, list(groups))
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=-torch.inf)

@@ -14,7 +14,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError, DataError
-from grit_integrations.training import initial, pointing
+from grit_integrations.prompts import USER, Segment, Special
+from grit_integrations.reranking.prompts import verdict_ids
+from grit_integrations.training import initial, judging, pointing
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
 from grit_integrations.training.contrastive import BagObjective, EmbeddingObjective
@@ -72,8 +74,8 @@ def open_data(config: TrainConfig) -> Files:
         DataError: a wrong row, by file and line; a stream of the recipe without rows.
     """
     folder = Path(config.data.data)
-    pairs, texts, reranking = (folder / name for name in _folders(config))
-    ranked = open_files(reranking, parse_pair) if config.reranking_weight else []
+    pairs, texts = folder / config.data.embedding, folder / config.data.generative
+    ranked = open_files(folder / config.reranking.folder, parse_pair) if config.reranking else []
     asked = open_files(folder / config.rag.folder, parse_question) if config.rag else []
     wanted = {"pairs": config.embedding_weight > 0 or config.bag_steps > 0, "texts": config.generative_weight > 0}
     if folder.is_dir() and not pairs.is_dir() and not texts.is_dir() and row_files(folder):
@@ -88,10 +90,6 @@ def open_data(config: TrainConfig) -> Files:
         ranked,
         asked,
     )
-
-
-def _folders(config: TrainConfig) -> tuple[str, str, str]:
-    return config.data.embedding, config.data.generative, config.data.reranking
 
 
 def make_tokenizer(config: TrainConfig, files: Files, saved: Path) -> PreTrainedTokenizerFast:
@@ -122,7 +120,12 @@ def make_module(config: TrainConfig, encoder: PromptEncoder, files: Files, dtype
 
 def _make_lm(config: TrainConfig, encoder: PromptEncoder, files: Files) -> Any:
     if config.model.checkpoint is not None:
-        return initial.load_model(config.model.checkpoint)
+        loaded: Any = initial.load_model(config.model.checkpoint)
+        if config.model.workspace:
+            initial.unfold_workspace(loaded, config.model.workspace)
+            initial.hold_workspace(loaded, config.model.workspace, shared=_shared(config.model))
+        _start_judging(config, encoder, loaded)
+        return loaded
     model = initial.new_model(config.model, encoder.tokenizer, seed=config.seed)
     if config.model.start != "random":
         codes = initial.token_codes(encoder.tokenizer)
@@ -130,9 +133,13 @@ def _make_lm(config: TrainConfig, encoder: PromptEncoder, files: Files) -> Any:
         weights = initial.token_weights(encoder.texts(documents), codes)
         initial.start_as_bag(model, weights, codes, seed=config.seed, workspace=config.model.workspace)
         if config.model.workspace:
-            shared = pointing.IDENTITY if config.model.start == "reader" else 0
-            initial.hold_workspace(model, config.model.workspace, shared=shared)
+            initial.hold_workspace(model, config.model.workspace, shared=_shared(config.model))
     return model
+
+
+def _shared(settings: ModelConfig) -> int:
+    """Return how many of the workspace's coordinates the embeddings write as well."""
+    return pointing.IDENTITY if settings.start == "reader" else 0
 
 
 def wake_layers(config: TrainConfig, encoder: PromptEncoder, model: Any) -> None:
@@ -141,6 +148,14 @@ def wake_layers(config: TrainConfig, encoder: PromptEncoder, model: Any) -> None
         codes = initial.token_codes(encoder.tokenizer)
         scale = initial.WORKSPACE_SCALE
         pointing.start_as_reader(model, codes, workspace_scale=scale, seed=config.seed)
+        _start_judging(config, encoder, model)
+
+
+def _start_judging(config: TrainConfig, encoder: PromptEncoder, model: Any) -> None:
+    if config.reranking is not None and config.reranking.start:
+        yes, no = verdict_ids(encoder.prompts)
+        begin, user, *_ = encoder.parts([Special.BOS, Segment(USER)])
+        judging.start_as_judge(model, begin=begin, user=user, yes=yes, no=no, seed=config.seed)
 
 
 def _load_projection(settings: ModelConfig, module: GritModule) -> None:
@@ -197,10 +212,10 @@ def make_objectives(context: Context, files: Files) -> list[Objective[Any]]:
         plan = _text_plan(context, config.rag.tokens, config.rag.tokens // RAG_ROWS)
         stream = _stream(context, "rag", files.rag, plan, config.rag.weights)
         found.append(RagObjective(config.rag, stream, context))
-    if config.reranking_weight > 0:
-        plan = _text_plan(context, config.reranking_tokens, data.passage_tokens)
-        stream = _stream(context, "reranking", files.reranking, plan, {})
-        found.append(RerankingObjective("reranking", config.reranking_weight, stream, context))
+    if config.reranking is not None:
+        plan = _text_plan(context, config.reranking.tokens // config.reranking.passages, data.passage_tokens)
+        stream = _stream(context, "reranking", files.reranking, plan, config.reranking.weights)
+        found.append(RerankingObjective(config.reranking, stream, context))
     return found
 
 

@@ -270,7 +270,7 @@ class Run:
         if self.config.lora is not None:
             save_adapter(self.model, tensors, target / "adapter")
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
-        if self.config.model.checkpoint is None and self.config.model.workspace:
+        if self.config.model.workspace:
             tensors = fold_workspace(tensors, self.config.model.workspace)
         export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=self.config.model)
 
