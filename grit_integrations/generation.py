@@ -30,6 +30,7 @@ class Quoting:
             scores every span of up to `longest` tokens and takes the best.
         sentences: quote only from so many sentences of all documents, those nearest to the question by the model's own
             embeddings and shared words; 0 quotes from all of them.
+        neighbours: so many neighbouring sentences are picked together; fewer where a paragraph has no more.
         longest: at most so many tokens in a scored span (`"spans"` only).
         length_penalty: a quote's score is its log-probability over its tokens to this power.
         echo: whether a quote may begin with a word of the question. A small model likes to point at what it was asked
@@ -41,6 +42,7 @@ class Quoting:
 
     method: QuoteMethod = "tokens"
     sentences: int = 0
+    neighbours: int = 1
     longest: int = 24
     length_penalty: float = 0.3
     echo: bool = True
@@ -49,6 +51,7 @@ class Quoting:
         known = " or ".join(repr(method) for method in QUOTE_METHODS)
         _check(self.method in QUOTE_METHODS, "method", self.method, known)
         _check(_is_count(self.sentences, 0), "sentences", self.sentences, "a whole number from 0 (all) up")
+        _check(_is_count(self.neighbours, 1), "neighbours", self.neighbours, "a whole number from 1 up")
         _check(_is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
         penalty = self.length_penalty
         _check(_is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
@@ -228,6 +231,7 @@ class Quote:
         end: the character behind its last.
         score: how good it is; of a generation, see `Quoting.length_penalty`; of a sentence, its nearness to the
             question.
+        within: where the sentences begin and end that were picked for the quote, if some were (`Quoting.sentences`).
     """
 
     text: str
@@ -235,6 +239,7 @@ class Quote:
     start: int
     end: int
     score: float
+    within: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

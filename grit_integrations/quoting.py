@@ -103,14 +103,15 @@ def best_regions(
     regions: Sequence[Region],
     *,
     limit: int,
+    length: int = 1,
     instruction: str = "",
 ) -> list[Region]:
-    """Return the `limit` sentences of `regions` that are nearest to `question`, in the regions' order.
+    """Return the `limit` runs of `length` sentences of `regions` that are nearest to `question`, in the regions' order.
 
     Regions without any sentence, such as titles, are returned as they are if none has one.
     """
     texts = [documents[region.document][region.start : region.end] for region in regions]
-    found = best_quotes(grit, question, texts, limit=limit, length=1, instruction=instruction)
+    found = best_quotes(grit, question, texts, limit=limit, length=length, instruction=instruction)
     places = sorted((quote.document, quote.start, quote.end) for quote in found)
     return [_within(regions[index], start, end) for index, start, end in places] or list(regions)
 

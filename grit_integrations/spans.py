@@ -77,7 +77,7 @@ class Spans:
         self.documents = tuple(documents)
         self._eos = tokenizer.eos_id
         self.graph = SpanGraph(tokenizer)
-        wanted = whole(documents) if regions is None else regions
+        wanted = self.regions = tuple(whole(documents) if regions is None else regions)
         cursors = [cursor for region in wanted for cursor in self._read(region, stops)]
         self.graph.measure()
         least = self.graph.least_behind
@@ -123,6 +123,14 @@ class Spans:
             if found and self.graph.may_end(self.documents[cursor.document], end):
                 return Place(cursor.document, cursor.start, end)
         return place
+
+    def region(self, place: Place) -> Region:
+        """Return the region that a quote is from."""
+        return next(
+            region
+            for region in self.regions
+            if region.document == place.document and region.start <= place.start and place.end <= region.end
+        )
 
     def _begins_with(self, cursor: _Cursor, words: Collection[str]) -> bool:
         found = _FIRST_WORD.match(self.documents[cursor.document], cursor.start) if words else None

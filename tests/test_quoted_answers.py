@@ -39,6 +39,8 @@ def check(generation: Generation, documents: list[str]) -> None:
     boundaries = word_boundaries(documents[quote.document])
     assert quote.start in boundaries.starts and quote.end in boundaries.ends
     assert math.isfinite(quote.score) and quote.score <= 1e-6
+    if quote.within is not None:
+        assert quote.within[0] <= quote.start <= quote.end <= quote.within[1] <= len(documents[quote.document])
 
 
 @pytest.fixture(scope="module", params=["mistral vocabulary", "byte-level"])
@@ -56,6 +58,7 @@ options = st.one_of(
         top_p=st.sampled_from([1.0, 0.8]),
         repetition_penalty=st.sampled_from([1.0, 1.7]),
         sentences=st.sampled_from([0, 0, 2]),
+        neighbours=st.sampled_from([1, 2]),
     ),
     st.builds(
         dict,
@@ -260,6 +263,12 @@ def test_only_picked_sentences_are_quoted(mini: GritLM) -> None:
     (quote,) = quoted(mini, documents, "When did hats of silk become the rage?", sentences=1, method="spans").quotes
     sentence = "Silk hats became the rage in the 1850s."
     assert quote.document == 1 and quote.start >= documents[1].index(sentence) and quote.text in sentence
+    assert quote.within == (documents[1].index(sentence), len(documents[1]))
+    (quote,) = quoted(
+        mini, documents, "When did hats of silk become the rage?", sentences=1, neighbours=2, method="spans"
+    ).quotes
+    assert quote.within == (0, len(documents[1]))
+    assert quoted(mini, documents).quotes[0].within is None
 
 
 def test_documents_without_sentences_are_quoted_all_the_same(tiny: GritLM) -> None:

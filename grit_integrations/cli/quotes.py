@@ -11,15 +11,16 @@ from grit_integrations.cli.output import one_line
 from grit_integrations.generation import Quote, Quoting
 from grit_integrations.sentences import sentences
 
-QUOTING = Quoting(method="spans", sentences=1, echo=False)  # what grit-mini answers best with (its model card)
+# What grit-mini answers best with (its model card): a span of the two neighbouring sentences that are shown with it.
+QUOTING = Quoting(method="spans", sentences=1, neighbours=2, echo=False)
 
 QUOTES_NOTE = "grit-mini answers with words of the passages; --free lets it write."
 
-_MARGIN = 160  # characters shown on each side of a quote, at most
+_MARGIN = 240  # characters shown on each side of a quote, at most
 
 
 def print_quote(out: Console, quote: Quote, passage: str, *, indent: int = 0) -> None:
-    """Print a quote with the number of its source, and under it the sentence that it is from, if it is not all of it.
+    """Print a quote with the number of its source, and under it the sentences that it is from, if they say more.
 
     Args:
         out: where it is printed.
@@ -29,29 +30,34 @@ def print_quote(out: Console, quote: Quote, passage: str, *, indent: int = 0) ->
     """
     answer = Text.assemble((f"“{one_line(quote.text)}”", "bold"), (f" [{quote.document + 1}]", "cyan"))
     print_wrapped(out, answer, indent)
-    sentence = sentence_around(passage, quote.start, quote.end)
-    if sentence:
-        print_wrapped(out, Text(sentence, style="dim"), indent)
+    before, after = surroundings(quote, passage)
+    if re.search(r"\w", before + after):
+        text = Text.assemble((before, "dim"), (re.sub(r"\s+", " ", quote.text), "bold"), (after, "dim"))
+        print_wrapped(out, text, indent)
 
 
-def sentence_around(passage: str, start: int, end: int) -> str:
-    """Return the sentence or sentences that a span stands in, on one line; nothing if they say no more than it.
+def surroundings(quote: Quote, passage: str) -> tuple[str, str]:
+    """Return what stands before and behind a quote in its sentences: those it was picked from, or those it stands in.
 
-    Long ones are cut between words, with an ellipsis, to what stands next to the span.
+    Each is on one line. Long ones are cut between words, with an ellipsis, to what stands next to the quote.
 
     >>> text = "The heart pumps blood. It beats all day long. It never rests."
-    >>> sentence_around(text, text.index("all day"), text.index(" long"))
-    'It beats all day long.'
-    >>> sentence_around(text, 0, text.index(" It beats"))
-    ''
+    >>> surroundings(Quote("all day", 0, 32, 39, 0.0), text)
+    ('It beats ', ' long.')
+    >>> surroundings(Quote("all day", 0, 32, 39, 0.0, within=(23, 61)), text)
+    ('It beats ', ' long. It never rests.')
     """
-    touched = [(first, last) for first, last in sentences(passage) if first < end and start < last]
-    if not touched:
-        return ""
-    before, after = passage[touched[0][0] : start], passage[end : touched[-1][1]]
-    if not re.search(r"\w", before + after):
-        return ""
-    return one_line(_cut(before[::-1])[::-1] + passage[start:end] + _cut(after))
+    start, end = quote_sentences(quote, passage)
+    before, after = passage[start : quote.start], passage[quote.end : end]
+    return _cut(before[::-1])[::-1].lstrip(), _cut(after).rstrip()
+
+
+def quote_sentences(quote: Quote, passage: str) -> tuple[int, int]:
+    """Return where the sentences of a quote begin and end in its passage."""
+    if quote.within is not None:
+        return quote.within
+    touched = [(first, last) for first, last in sentences(passage) if first < quote.end and quote.start < last]
+    return (touched[0][0], touched[-1][1]) if touched else (quote.start, quote.end)
 
 
 def _cut(text: str) -> str:

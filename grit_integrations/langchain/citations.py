@@ -44,7 +44,8 @@ def _citation(quote: Quote, passage: Passage) -> Citation:
         citation["title"] = known.pop("title")
     if "url" in known:
         citation["url"] = known.pop("url")
-    citation["extras"] = {**known, "start": quote.start, "end": quote.end, "score": quote.score}
+    picked = {} if quote.within is None else {"within": list(quote.within)}
+    citation["extras"] = {**known, "start": quote.start, "end": quote.end, "score": quote.score, **picked}
     return citation
 
 

@@ -50,4 +50,5 @@ class QuotedNodes:
 
 def _of_node(quote: Mapping[str, Any], node: NodeText) -> dict[str, Any]:
     place = {"start": quote["start"] + node.offset, "end": quote["end"] + node.offset}
-    return {"node_id": node.node_id, "text": quote["text"], **place, "score": quote["score"]}
+    within = quote["within"] and [at + node.offset for at in quote["within"]]
+    return {"node_id": node.node_id, "text": quote["text"], **place, "score": quote["score"], "within": within}

@@ -36,10 +36,11 @@ def check(message: AIMessage, documents: list[Any] = DOCUMENTS) -> dict[str, Any
     assert getattr(document, "page_content", document)[extras["start"] : extras["end"]] == message.text
     (quote,) = message.response_metadata["quotes"]
     assert {name: extras[name] for name in ("document", "start", "end", "score")}.items() <= quote.items()
+    assert extras.get("within") == (quote["within"] and list(quote["within"]))
     return dict(citation)
 
 
-@pytest.mark.parametrize("quote", [True, Quoting(method="spans"), Quoting(sentences=1)])
+@pytest.mark.parametrize("quote", [True, Quoting(method="spans"), Quoting(sentences=1, neighbours=2)])
 def test_an_answer_is_a_citation(chat: ChatGrit, quote: Any) -> None:
     for question in ("What pumps blood?", "How long is a month?"):
         check(chat.invoke(question, documents=DOCUMENTS, quote=quote))
