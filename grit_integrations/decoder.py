@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from grit_integrations.constraints import Constraint, SpanConstraint, restricted
+from grit_integrations.constraints import Constraint, Permutation, PermutationConstraint, SpanConstraint, restricted
 from grit_integrations.detokenization import Detokenizer
 from grit_integrations.generation import (
     Decoding,
@@ -128,7 +128,14 @@ class Decoder:
         self._letter = tokenizer.encode_texts(["a"])[0]
 
     def start(
-        self, reuse: Reuse, decoding: Decoding, *, asked: float, queued: float, spans: Spans | None = None
+        self,
+        reuse: Reuse,
+        decoding: Decoding,
+        *,
+        asked: float,
+        queued: float,
+        spans: Spans | None = None,
+        permutation: Permutation | None = None,
     ) -> Row:
         """Return a row for a prompt; nothing is computed yet.
 
@@ -136,6 +143,7 @@ class Decoder:
             reuse: the prompt and the blocks of it that are stored.
             decoding: how tokens are chosen and when they end.
             spans: what may be quoted, if `decoding` asks for a quote; they hold none of its stop strings.
+            permutation: what the text lists, and nothing else; `max_new_tokens` is at least its `longest`.
             asked: when the caller asked, a `time.perf_counter()` reading.
             queued: when the request came to the model's thread.
 
@@ -144,16 +152,17 @@ class Decoder:
         """
         if decoding.quoting is not None and decoding.quoting.method == "spans":
             check_kernel(self._weights)
-        constraint = None if spans is None else SpanConstraint(spans, self._end_ids)
+        held = None if spans is None else SpanConstraint(spans, self._end_ids)
+        listed = None if permutation is None else PermutationConstraint(permutation, self._end_ids)
         return Row(
             reading=self._prefill.begin(reuse, room=min(decoding.max_new_tokens, _RESERVE)),
             decoding=decoding,
             spans=spans,
-            constraint=constraint,
+            constraint=held or listed,
             processors=logits_processors(decoding),
             generator=random_generator(decoding, self._weights.device),
-            text=constraint or Detokenizer(self._backend),
-            stop=StopText(() if spans is not None else decoding.stop),
+            text=held or Detokenizer(self._backend),
+            stop=StopText(() if held or listed else decoding.stop),
             asked=asked,
             queued=queued,
             started=time.perf_counter(),
@@ -183,7 +192,7 @@ class Decoder:
         row.first_token = row.first_token or time.perf_counter()
         row.token_ids.append(token)
         row.logprobs += logprobs
-        text = self._text(row, token)
+        text = self._text(row, token) + self._settled(row)
         if row.finish_reason is None:
             return GenerationChunk(text, logprobs)
         if isinstance(row.constraint, SpanConstraint) and row.constraint.place is not None:
@@ -226,11 +235,14 @@ class Decoder:
         text = row.spans.documents[place.document][place.start : place.end]
         said = sum(token not in self._end_ids for token in row.token_ids)
         score = logprob / said**row.decoding.quoting.length_penalty
-        return Quote(text, place.document, place.start, place.end, score)
+        picked = row.spans.region(place) if row.decoding.quoting.sentences else None
+        within = None if picked is None else (picked.start, picked.end)
+        return Quote(text, place.document, place.start, place.end, score, within)
 
     def _logits(self, row: Row) -> Tensor:
         if row.token_ids:
-            return self._prefill.logits(row.reading.cache, (row.token_ids[-1],))
+            read = row.reading.cache.get_seq_length() - len(row.reading.reuse.plan)
+            return self._prefill.logits(row.reading.cache, tuple(row.token_ids[read:]))
         logits = self._prefill.last_logits(row.reading)
         row.prefilled = time.perf_counter()
         self._prefill.keep_suffix(row.reading)
@@ -245,6 +257,18 @@ class Decoder:
         row.constraint.advance(token)
         row.held += float(torch.log_softmax(logits[0], dim=-1)[token])
         return token
+
+    def _settled(self, row: Row) -> str:
+        """Say what the list leaves no choice about. It is read together with the next token that was chosen."""
+        text = ""
+        while isinstance(row.constraint, PermutationConstraint) and row.finish_reason is None:
+            allowed = row.constraint.allowed(row.decoding.max_new_tokens - len(row.token_ids))
+            if len(allowed) > 1:
+                break
+            row.constraint.advance(allowed[0])
+            row.token_ids.append(allowed[0])
+            text += self._text(row, allowed[0])
+        return text
 
     def _sample(self, row: Row, logits: Tensor) -> int:
         if row.processors:

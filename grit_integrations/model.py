@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +34,14 @@ from grit_integrations.inputs import (
 )
 from grit_integrations.prompts import Messages, check_characters
 from grit_integrations.quoting import best_regions
+from grit_integrations.reranking.options import Ranked, Reranking, RerankingOptions
+from grit_integrations.reranking.run import rerank
 from grit_integrations.scheduler import Keep
 from grit_integrations.spans import Spans
 from grit_integrations.streaming import GenerationStream
+from grit_integrations.waiting import in_thread, wait
 
 Vectors = npt.NDArray[np.float32]
-Result = TypeVar("Result")
 
 _BAR_DELAY = 2.0  # seconds before a progress bar appears
 
@@ -186,6 +187,50 @@ class GritLM(ModelHandle):
         """Start generating without blocking the event loop, not even to load the weights or to read the store."""
         return await asyncio.to_thread(partial(self.stream, messages, documents, **options))
 
+    # Reranking
+
+    def rerank(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        top_n: int | None = None,
+        passage_vectors: Vectors | None = None,
+        progress: bool | None = None,
+        **options: Unpack[RerankingOptions],
+    ) -> list[Ranked]:
+        """Put passages in the order in which they answer a query, the best first; equal ones stay as they were.
+
+        Args:
+            query: what is asked.
+            passages: what may answer it. Equal ones are judged once; a blank one comes last.
+            top_n: return only so many of the best; by default all.
+            passage_vectors: of `method="embedding"`, vectors of the passages that are there already, (passages, dim).
+            progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
+            **options: see `Reranking`.
+
+        Raises:
+            PromptError: the query is blank (`EmptyTextError`) or leaves no room (`ContextOverflowError`); a passage is
+                not a string, or has NUL or a lone surrogate, and the message names its index.
+            OptionError: an option's value, or what the model or its tokenizer cannot do.
+            RerankError: the model's scores are not numbers.
+        """
+        settings = Reranking(**options)
+        return rerank(self, query, passages, settings, top_n=top_n, vectors=passage_vectors, progress=progress)
+
+    async def arerank(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        top_n: int | None = None,
+        passage_vectors: Vectors | None = None,
+        **options: Unpack[RerankingOptions],
+    ) -> list[Ranked]:
+        """Rerank without blocking the event loop; cancelling the task stops the work. Otherwise like `rerank`."""
+        call = partial(self.rerank, query, passages, top_n=top_n, passage_vectors=passage_vectors, progress=False)
+        return await in_thread(partial(call, **options))
+
     # Documents
 
     def remember_documents(self, documents: Sequence[str]) -> None:
@@ -235,7 +280,7 @@ class GritLM(ModelHandle):
         cache = self._cache(engine)
         disable = None if progress is None else not progress
         shown = tqdm(plans, desc="Caching", unit="document", disable=disable, delay=_BAR_DELAY)
-        reads = (_wait(engine.scheduler.read(cache.reuse(plan, self.caching))) for plan in shown)
+        reads = (wait(engine.scheduler.read(cache.reuse(plan, self.caching))) for plan in shown)
         return total_report(self.caching, [read.report() for read in reads])
 
     def count_tokens(self, text: str) -> int:
@@ -282,6 +327,7 @@ class GritLM(ModelHandle):
                 prompt.documents,
                 regions,
                 limit=quoting.sentences,
+                length=quoting.neighbours,
                 instruction=prompt.query_instruction,
             )
         return quotable_spans(self.checkpoint, prompt, decoding, regions)
@@ -317,7 +363,7 @@ class GritLM(ModelHandle):
         disable = None if progress is None else not progress
         with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable, delay=_BAR_DELAY) as bar:
             future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update, keep=keep)
-            return self._finish(_wait(future))
+            return self._finish(wait(future))
 
     async def _aembed(self, texts: Sequence[str], kind: str, instruction: str, truncate: bool) -> Vectors:
         prepare = partial(embedding_inputs, instruction=instruction, truncate=truncate)
@@ -351,12 +397,3 @@ class _Unkept:
 
     def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
         return self.grit._embed(texts, "Document", truncate=truncate, progress=False, keep_blocks=False)
-
-
-def _wait(future: Future[Result]) -> Result:
-    """Wait for the worker; an interrupted caller takes its work back."""
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import queue
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from grit_integrations.channel import Channel
+from grit_integrations.constraints import Permutation
 from grit_integrations.decoder import Decoder, Row
 from grit_integrations.encoder import Encoder, EncoderInput, Pooling
 from grit_integrations.errors import GritError
@@ -25,6 +27,9 @@ from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.prefill import Prefill, Reading
 from grit_integrations.spans import Spans
+from grit_integrations.tree import check_kernel
+from grit_integrations.verdicts import JudgeJob
+from grit_integrations.waiting import note_work
 
 MOST_ROWS = 8  # generations that run side by side, each with a cache of its own; later ones wait for a place
 
@@ -66,9 +71,15 @@ class GenerateJob:
     decoding: Decoding
     asked: float
     spans: Spans | None = None
+    permutation: Permutation | None = None
     channel: Channel[GenerationChunk] = field(default_factory=Channel)
     queued: float = field(default_factory=time.perf_counter)
     row: Row | None = None
+
+    def cancel(self) -> None:
+        """Let go of a consumer that waits, and stop."""
+        self.channel.fail(asyncio.CancelledError())
+        self.channel.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -80,14 +91,14 @@ class ReadJob:
     reading: Reading | None = None
 
 
-Job = EncodeJob | GenerateJob | ReadJob
+Job = EncodeJob | GenerateJob | ReadJob | JudgeJob
 
 
 class Scheduler:
     """Owns the worker thread. Callers submit from any thread and wait on a future or a channel.
 
-    The worker alternates between one encoder batch and one decode step of every generation, so neither starves. It
-    ends when `close` is called or the scheduler is garbage collected.
+    The worker alternates between one encoder batch, one decode step of every generation and one block or batch of
+    verdicts, so none starves. It ends when `close` is called or the scheduler is garbage collected.
     """
 
     def __init__(self, encoder: Encoder, prefill: Prefill, decoder: Decoder) -> None:
@@ -97,6 +108,7 @@ class Scheduler:
         self._encodes: list[EncodeJob] = []
         self._generates: list[GenerateJob] = []
         self._reads: list[ReadJob] = []
+        self._judges: list[JudgeJob] = []
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._pid = os.getpid()
         self._closed = False
@@ -125,19 +137,40 @@ class Scheduler:
         return job.future
 
     def generate(
-        self, reuse: Reuse, decoding: Decoding, *, asked: float, spans: Spans | None = None
+        self,
+        reuse: Reuse,
+        decoding: Decoding,
+        *,
+        asked: float,
+        spans: Spans | None = None,
+        permutation: Permutation | None = None,
     ) -> Channel[GenerationChunk]:
         """Queue a generation; its chunks come through the channel, and closing the channel stops it.
 
-        `spans` are what it may quote, if `decoding` asks for a quote.
+        `spans` are what it may quote, if `decoding` asks for a quote; a `permutation` is all that it may say.
         """
-        job = GenerateJob(reuse, decoding, asked, spans)
+        job = GenerateJob(reuse, decoding, asked, spans, permutation)
         self._submit(job)
         return job.channel
 
     def read(self, reuse: Reuse) -> Future[Reuse]:
         """Queue the blocks of a prompt, to be kept for later; cancelling the future stops the work."""
         job = ReadJob(reuse)
+        self._submit(job)
+        return job.future
+
+    def judge(
+        self, reuses: Sequence[Reuse], wanted: tuple[int, ...], *, on_progress: Progress | None = None
+    ) -> Future[Tensor]:
+        """Queue prompts, at least one; the future gives the logits of `wanted` behind each, (prompts, wanted) float32.
+
+        Cancelling it stops the work.
+
+        Raises:
+            OptionError: the model's attention kernel takes no mask.
+        """
+        check_kernel(self._encoder.weights)
+        job = JudgeJob(reuses, wanted, on_progress)
         self._submit(job)
         return job.future
 
@@ -155,6 +188,7 @@ class Scheduler:
                 "This model was loaded before the process forked, and its worker thread does not exist here. "
                 "Start workers with the 'spawn' method; the model is then loaded in each of them."
             )
+        note_work(job.cancel if isinstance(job, GenerateJob) else job.future.cancel)
         with self._lock:
             if self._closed:
                 raise GritError("This model was unloaded while it was being used. Call it again to load it anew.")
@@ -167,15 +201,18 @@ class Scheduler:
             self._encodes.append(job)
         elif isinstance(job, GenerateJob):
             self._generates.append(job)
+        elif isinstance(job, JudgeJob):
+            self._judges.append(job)
         else:
             self._reads.append(job)
 
     def _run_until_idle(self) -> bool:
         """Work until nothing is queued. Returns False if the scheduler was told to stop."""
-        while self._encodes or self._generates or self._reads:
+        while self._encodes or self._generates or self._reads or self._judges:
             self._encode_batch()
             self._decode_step()
             self._read_block()
+            self._judge_step()
             if not self._drain_inbox():
                 self._abandon()
                 return False
@@ -197,7 +234,9 @@ class Scheduler:
             generate.channel.fail(error)
         for read in self._reads:
             _fail(read.future, error)
-        self._encodes, self._generates, self._reads = [], [], []
+        for judge in self._judges:
+            _fail(judge.future, error)
+        self._encodes, self._generates, self._reads, self._judges = [], [], [], []
 
     def _encode_batch(self) -> None:
         """Run one batch: the job with the least left goes first, and texts of like length ride along."""
@@ -248,7 +287,12 @@ class Scheduler:
         for job in self._generates[:MOST_ROWS]:
             try:
                 row = job.row = job.row or self._decoder.start(
-                    job.reuse, job.decoding, asked=job.asked, queued=job.queued, spans=job.spans
+                    job.reuse,
+                    job.decoding,
+                    asked=job.asked,
+                    queued=job.queued,
+                    spans=job.spans,
+                    permutation=job.permutation,
                 )
                 (chunk,) = self._decoder.step([row])
             except Exception as error:  # belongs to this generation alone
@@ -277,6 +321,23 @@ class Scheduler:
             self._reads.remove(job)
             if job.future.set_running_or_notify_cancel():
                 job.future.set_result(job.reuse)
+
+    def _judge_step(self) -> None:
+        """Go on with the job that has the least left."""
+        self._judges = [job for job in self._judges if not job.future.done()]
+        if not self._judges:
+            return
+        job = min(self._judges, key=lambda job: job.left)
+        try:
+            done = job.step(self._encoder, self._prefill)
+        except Exception as error:  # belongs to these prompts alone
+            self._judges.remove(job)
+            _fail(job.future, error)
+            return
+        if done:
+            self._judges.remove(job)
+            if job.judge is not None and job.future.set_running_or_notify_cancel():
+                job.future.set_result(job.judge.result())
 
 
 def _work(reference: weakref.ref[Scheduler], inbox: queue.SimpleQueue[Job | None]) -> None:

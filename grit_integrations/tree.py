@@ -119,8 +119,9 @@ def check_kernel(weights: Weights) -> None:
     name = str(weights.lm.config._attn_implementation)
     if name not in _MASKED_KERNELS:
         raise OptionError(
-            f"attn_implementation={name!r} cannot score spans, which need a mask. Load the model with one of "
-            f"{', '.join(_MASKED_KERNELS)}, or quote with method='tokens'."
+            f"attn_implementation={name!r} takes no mask, and scoring spans or judging passages needs one. Load the "
+            f"model with one of {', '.join(_MASKED_KERNELS)}; or quote with method='tokens' and rerank with "
+            "method='listwise' or 'embedding'."
         )
 
 

@@ -1,4 +1,4 @@
-"""The KV cache of one running request: preallocated, so that a decoded token never copies the tokens before it."""
+"""The KV caches of running requests: preallocated, so that a decoded token never copies the tokens before it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ class PreallocatedLayer(CacheLayerMixin):
         self._capacity = capacity
         self.dtype, self.device = dtype, device
         self._length = 0
+
+    @classmethod
+    def over(cls, keys: Tensor, values: Tensor, *, length: int = 0) -> PreallocatedLayer:
+        """Return a layer on buffers that are there, (rows, kv_heads, capacity, head_dim), holding `length` tokens."""
+        layer = cls(keys.shape[2], keys.dtype, keys.device)
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        layer._length = length
+        return layer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the buffers for states of this shape."""
@@ -98,3 +106,49 @@ class PreallocatedLayer(CacheLayerMixin):
 def preallocated_cache(devices: Sequence[torch.device], dtype: torch.dtype, capacity: int) -> Cache:
     """Return an empty cache for one request with room for `capacity` tokens in one layer on each of `devices`."""
     return Cache(layers=[PreallocatedLayer(capacity, dtype, device) for device in devices])
+
+
+class RowsCache:
+    """The caches of several requests in the same buffers: filled one by one, then read behind together.
+
+    Every request begins in the first column. Behind one that is shorter than the longest are zeros, which nothing may
+    attend to.
+
+    Args:
+        devices: where each layer is.
+        dtype: of keys and values.
+        lengths: the tokens of each request.
+        room: columns for what is read behind them.
+        heads: key-value heads and the coordinates of one.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        dtype: torch.dtype,
+        lengths: Sequence[int],
+        *,
+        room: int,
+        heads: tuple[int, int],
+    ) -> None:
+        self.lengths = tuple(lengths)
+        self.longest = max(lengths)
+        kv_heads, dim = heads
+        shape = (len(lengths), kv_heads, self.longest + room, dim)
+        self._buffers = [(self._padded(shape, dtype, device), self._padded(shape, dtype, device)) for device in devices]
+
+    def row(self, index: int) -> Cache:
+        """Return the empty cache of one request, which writes into the common buffers."""
+        row = slice(index, index + 1)
+        return Cache(layers=[PreallocatedLayer.over(keys[row], values[row]) for keys, values in self._buffers])
+
+    def whole(self) -> Cache:
+        """Return the cache of all requests, behind which every row's next tokens are written."""
+        length = self.longest
+        return Cache(layers=[PreallocatedLayer.over(*buffers, length=length) for buffers in self._buffers])
+
+    def _padded(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        buffer = torch.empty(shape, dtype=dtype, device=device)
+        for row, length in enumerate(self.lengths):
+            buffer[row, :, length : self.longest] = 0  # a mask does not hide what is not a number
+        return buffer

@@ -93,6 +93,8 @@ class Reuse:
 
     def keep(self, index: int, stored: KVBlock, seconds: float | None = None) -> None:
         """Leave a block that took `seconds` to compute; the suffix has the index behind the last block's."""
+        if not self.active:
+            return
         blocks = self.plan.blocks
         planned = blocks[index] if index < len(blocks) else PlannedBlock(self.plan.suffix)
         key = self._keys[index]

@@ -1,4 +1,4 @@
-"""LangChain adapters: embeddings, chat model, text completion and retrieval from one GritLM.
+"""LangChain adapters: embeddings, chat model, text completion, retrieval and reranking from one GritLM.
 
 ```python
 from grit_integrations import GritLM
@@ -17,6 +17,7 @@ try:
     from grit_integrations.langchain.chat import ChatGrit
     from grit_integrations.langchain.embeddings import GritEmbeddings
     from grit_integrations.langchain.llm import GritLLM
+    from grit_integrations.langchain.reranker import GritReranker
     from grit_integrations.langchain.retriever import GritRetriever
 except ModuleNotFoundError as error:
     if error.name != "langchain_core":  # a broken install shows its true cause
@@ -28,7 +29,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from grit_integrations.langchain.middleware import GritRAGMiddleware
 
-__all__ = ["ChatGrit", "GritEmbeddings", "GritLLM", "GritRAGMiddleware", "GritRetriever"]
+__all__ = ["ChatGrit", "GritEmbeddings", "GritLLM", "GritRAGMiddleware", "GritReranker", "GritRetriever"]
 
 
 def __getattr__(name: str) -> object:

@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
-from langchain_core.documents import Document
+from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, model_validator
@@ -21,10 +22,11 @@ from grit_integrations.caching import EMBEDS_DOCUMENTS, KEEPS_DOCUMENTS
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.options import ModelSource
+from grit_integrations.langchain.reranker import SCORE, GritReranker
 from grit_integrations.model import GritLM
 from grit_integrations.prompts import check_text
 
-SCORE = "relevance_score"  # where rerankers and tracers look for it
+CANDIDATES = 20  # what a reranker gets to see, as many as LangChain's searches for diversity fetch
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,14 @@ class GritRetriever(ModelSource, BaseRetriever):
         True
         >>> 0 < document.metadata["relevance_score"] <= 1
         True
+
+    Rerank:
+        The best `k` of `fetch_k` documents come back, and the same model finds them, puts them in order and answers.
+
+        >>> from grit_integrations.langchain import GritReranker
+        >>> careful = GritRetriever(vectorstore=retriever.vectorstore, k=1, reranker=GritReranker(), fetch_k=10)
+        >>> len(careful.invoke("What pumps blood?"))
+        1
 
     Use within a chain:
         >>> from langchain_core.prompts import ChatPromptTemplate
@@ -79,6 +89,15 @@ class GritRetriever(ModelSource, BaseRetriever):
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the search, such as `{"filter": ...}`; those of a call win."""
 
+    reranker: BaseDocumentCompressor | None = None
+    """Puts the documents that were found in order, before the best `k` come back: a `GritReranker`, which takes the
+    retriever's model unless it names one, or any other document compressor. Its own `top_n` limits what comes back
+    too."""
+
+    fetch_k: int | None = None
+    """The reranker sees at most so many documents, and at least `k`. `None` is 20, and all that a wrapped `retriever`
+    returns."""
+
     prefer_cached: float = 0.0
     """Among documents whose scores differ by no more than this, those that the KV cache holds come first."""
 
@@ -98,8 +117,21 @@ class GritRetriever(ModelSource, BaseRetriever):
         if "k" in self.search_kwargs:
             raise OptionError("search_kwargs has a k. Give it as the retriever's own k instead.")
         _check_k(self.k)
+        if self.fetch_k is not None:
+            _check_k(self.fetch_k, "fetch_k")
+            if self.reranker is None:
+                raise OptionError(
+                    f"fetch_k={self.fetch_k} has no effect without a reranker. Set k, or give a reranker."
+                )
         if not self.prefer_cached >= 0:
             raise OptionError(f"prefer_cached={self.prefer_cached!r} is not possible. It must be 0 (off) or more.")
+        return self
+
+    @model_validator(mode="after")
+    def _give_the_reranker_a_model(self) -> Self:
+        given = self.reranker
+        if isinstance(given, GritReranker) and not given.model_fields_set & {"model", *self._load_fields}:
+            self.reranker = given.model_copy(update={"model": self.grit})
         return self
 
     @classmethod
@@ -210,20 +242,34 @@ class GritRetriever(ModelSource, BaseRetriever):
     ) -> list[Document]:
         wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
         if self.retriever is not None:
-            found = self.retriever.invoke(query, {"callbacks": run_manager.get_child()}, **options)
-            return self._ready([_copy(document) for document in found[:wanted]])
-        return self._ready(self._search(query, wanted, options))
+            answer = self.retriever.invoke(query, {"callbacks": run_manager.get_child()}, **options)
+            found = [_copy(document) for document in answer[: self._candidates(wanted)]]
+        else:
+            found = self._search(query, self._candidates(wanted), options)
+        if self.reranker is not None and found:
+            found = list(self.reranker.compress_documents(found, query, callbacks=run_manager.get_child()))
+        return self._ready(found[:wanted])
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **options: Any
     ) -> list[Document]:
         wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
         if self.retriever is not None:
-            found = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child()}, **options)
-            documents = [_copy(document) for document in found[:wanted]]
+            answer = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child()}, **options)
+            found = [_copy(document) for document in answer[: self._candidates(wanted)]]
         else:
-            documents = await self._asearch(query, wanted, options)
-        return await asyncio.to_thread(self._ready, documents)
+            found = await self._asearch(query, self._candidates(wanted), options)
+        if self.reranker is not None and found:
+            found = list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
+        return await asyncio.to_thread(self._ready, found[:wanted])
+
+    def _candidates(self, k: int) -> int:
+        """Return how many documents to find for `k`."""
+        if self.reranker is None:
+            return k
+        if self.fetch_k is None and self.retriever is not None:
+            return sys.maxsize
+        return max(k, self.fetch_k or CANDIDATES)
 
     def _search(self, query: str, k: int, options: Mapping[str, Any]) -> list[Document]:
         """Return copies of what the store finds, with scores if it gives any.
@@ -300,7 +346,7 @@ def _id(document: Document) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def _check_k(k: int) -> int:
+def _check_k(k: int, name: str = "k") -> int:
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise OptionError(f"k={k!r} is not possible. It must be a whole number from 1 up.")
+        raise OptionError(f"{name}={k!r} is not possible. It must be a whole number from 1 up.")
     return k

@@ -1,4 +1,4 @@
-"""GritLM in LlamaIndex: embedding model and language model over one set of weights."""
+"""GritLM in LlamaIndex: embedding model, language model and reranker over one set of weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from grit_integrations.llama_index.embeddings import GritEmbedding
 from grit_integrations.llama_index.events import KVCacheEvent
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.query_engine import GritQueryEngine
+from grit_integrations.llama_index.rerank import GritRerank
 from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.settings import install
 from grit_integrations.llama_index.synthesizer import GritSynthesizer
@@ -25,6 +26,7 @@ __all__ = [
     "GritEmbedding",
     "GritLLM",
     "GritQueryEngine",
+    "GritRerank",
     "GritRetriever",
     "GritSynthesizer",
     "KVCacheEvent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -66,9 +67,7 @@ class GritRetriever(BaseRetriever):
         if not (isinstance(prefer_cached, int | float) and isfinite(prefer_cached) and prefer_cached >= 0):
             raise OptionError(f"prefer_cached={prefer_cached!r} is not possible. It must be 0 or more.")
         self._retriever = retriever.as_retriever() if isinstance(retriever, BaseIndex) else retriever
-        if model is None and not options and isinstance(Settings._llm, GritLLM):
-            model = Settings._llm.grit
-        self._model = as_grit(model, options, GritRetriever)
+        self._model = as_grit(that_of_settings(options) if model is None else model, options, GritRetriever)
         self._prefer_cached = float(prefer_cached)
         self._warned = False
         super().__init__(callback_manager or self._retriever.callback_manager)
@@ -136,6 +135,11 @@ class GritRetriever(BaseRetriever):
                 "excluded_llm_metadata_keys.",
                 other.node.node_id,
             )
+
+
+def that_of_settings(options: Mapping[str, Any]) -> GritLM | None:
+    """Return the model of the `GritLLM` in `Settings`, unless there is none or options ask for another."""
+    return Settings._llm.grit if not options and isinstance(Settings._llm, GritLLM) else None
 
 
 def _text(node: BaseNode) -> str:

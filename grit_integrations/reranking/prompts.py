@@ -21,8 +21,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 YES, NO = " yes", " no"  # behind "Answer:", so with their space
 ANSWER = "Answer:"  # what the reference puts into the assistant's mouth
 
-_JUDGE = "Given a query and a passage, judge whether the passage is relevant to the query or not.\n\nQuery: "
-_PASSAGE = "\nPassage: "
+_JUDGE = "Given a query and a passage, judge whether the passage is relevant to the query or not.\n\nQuery:"
+_PASSAGE = "\nPassage:"
 _VERDICT = "\n\nAnswer with yes if the passage is relevant to the query, and no otherwise."
 _ASK = "Query: "
 _VERDICT_BEHIND = "\n\nAnswer with yes if the prior passage is relevant to the query, and no otherwise."
@@ -50,6 +50,8 @@ def verdict_parts(query: str, passage: str, *, order: Order) -> list[Part]:
     verdict = Segment(f"\n{ASSISTANT}{ANSWER}")
     asked, judged = Segment(query, content=True), Segment(passage, content=True)
     if order == "query-first":
+        # Each with its space: only so the ids are those of the reference's prompt, which is one string.
+        asked, judged = Segment(f" {query}", content=True), Segment(f" {passage}", content=True)
         header: list[Part] = [Special.BOS, Segment(USER + _JUDGE), asked, Segment(_PASSAGE), Cut()]
         return [*header, judged, Segment(_VERDICT), verdict]
     if order == "passage-block":

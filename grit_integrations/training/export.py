@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 
-from grit_integrations.training.config import ModelConfig, TrainConfig
+from grit_integrations.training.config import ModelConfig, RerankingConfig, TrainConfig
 
 Table = Mapping[str, Any]
 EMBEDDING_HEAD = "embedding_head.safetensors"  # for GritLM.from_pretrained(..., embedding_head=...)
@@ -33,6 +33,7 @@ def export_model(
     out: Path,
     *,
     settings: ModelConfig | None = None,
+    reranking: RerankingConfig | None = None,
 ) -> None:
     """Write bfloat16 safetensors, config, generation config, tokenizer and `grit_config.json`.
 
@@ -42,6 +43,7 @@ def export_model(
         tokenizer: the model's.
         out: a directory.
         settings: pooling and attention that inference must know of; those of GritLM by default.
+        reranking: how verdicts were trained, if they were.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = copy.deepcopy(config)
@@ -57,7 +59,7 @@ def export_model(
         write_atomically(out / EMBEDDING_HEAD, head)
     tokenizer.save_pretrained(out)
     _drop_load_options(out / "tokenizer_config.json")
-    about = grit_config(tokenizer, settings or ModelConfig())
+    about = grit_config(tokenizer, settings, reranking)
     (out / "grit_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -112,10 +114,21 @@ def _drop_load_options(path: Path) -> None:
     path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def grit_config(tokenizer: PreTrainedTokenizerFast, settings: ModelConfig | None = None) -> dict[str, object]:
-    """Return what a loader checks the tokenizer against, how vectors are pooled, and attention that is not GritLM's."""
+def grit_config(
+    tokenizer: PreTrainedTokenizerFast,
+    settings: ModelConfig | None = None,
+    reranking: RerankingConfig | None = None,
+) -> dict[str, object]:
+    """Return what a loader checks the tokenizer against and how vectors are pooled.
+
+    With it stand attention that is not GritLM's, and the order of prompts that verdicts were trained in most.
+    """
     settings = settings or ModelConfig()
     golden = {text: list(tokenizer(text)["input_ids"]) for text in (GOLDEN_EMBED, GOLDEN_INSTRUCTED)}
     golden[GOLDEN_ASSISTANT] = list(tokenizer(GOLDEN_ASSISTANT, add_special_tokens=False)["input_ids"])
     about: dict[str, object] = {"format": 1, "golden": golden, "pooling": settings.pooling}
-    return about if settings.attention == "bbcc" else {**about, "attention": settings.attention}
+    if settings.attention != "bbcc":
+        about["attention"] = settings.attention
+    if reranking is not None:
+        about["reranking_order"] = max(reranking.orders, key=lambda order: reranking.orders[order])
+    return about

@@ -272,7 +272,8 @@ class Run:
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
         if self.config.model.workspace:
             tensors = fold_workspace(tensors, self.config.model.workspace)
-        export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=self.config.model)
+        model, reranking = self.config.model, self.config.reranking
+        export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=model, reranking=reranking)
 
     def result(self, *, finished: bool) -> TrainResult:
         """Export the best weights, draw the metrics, and say how the run ended."""

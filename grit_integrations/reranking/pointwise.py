@@ -1,0 +1,139 @@
+"""Each passage judged by itself: one pass over query and passage, whose next token would be yes or no."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from grit_integrations.caching import BlockCache
+from grit_integrations.checkpoint import Checkpoint
+from grit_integrations.engine import Engine
+from grit_integrations.errors import ContextOverflowError, ModelLoadError
+from grit_integrations.generation import Caching
+from grit_integrations.kv.plan import Plan
+from grit_integrations.planning import plan_prompt
+from grit_integrations.reranking.options import Reranking, Score
+from grit_integrations.reranking.prompts import ORDERS, Order, verdict_ids, verdict_parts
+from grit_integrations.waiting import wait
+
+logger = logging.getLogger(__name__)
+
+_BAR_DELAY = 2.0  # seconds before a progress bar appears
+
+
+class Judge(Protocol):
+    """What gives verdicts: a `GritLM`."""
+
+    caching: Caching
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model's files, its tokenizer among them."""
+        ...
+
+    def _loaded(self) -> Engine: ...
+
+    def _cache(self, engine: Engine) -> BlockCache: ...
+
+
+def scores(
+    model: Judge, query: str, passages: Sequence[str], settings: Reranking, *, progress: bool | None = None
+) -> list[float]:
+    """Return how relevant the model finds each passage.
+
+    Blocks are looked up and kept as the model's caching says, and a stored one changes no score. A passage's score in
+    different batches agrees to about 1e-5 in float32.
+
+    Args:
+        model: is asked.
+        query: what the passages are judged by.
+        passages: at least one, none of them blank.
+        settings: the prompt's order, which score, and the most tokens of a passage.
+        progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
+
+    Raises:
+        OptionError: a tokenizer without a token for yes and no, or an attention kernel without masks.
+        ContextOverflowError: the query leaves no room for a passage.
+        ModelLoadError: the checkpoint names an order that does not exist.
+    """
+    wanted = verdict_ids(model.checkpoint.tokenizer)
+    plans = _plans(model.checkpoint, query, passages, settings)
+    engine = model._loaded()
+    cache = model._cache(engine)
+    reuses = [cache.reuse(plan, model.caching) for plan in plans]
+    disable = None if progress is None else not progress
+    with tqdm(total=len(plans), desc="Reranking", unit="passage", disable=disable, delay=_BAR_DELAY) as bar:
+        logits = wait(engine.scheduler.judge(reuses, wanted, on_progress=bar.update))
+    return as_scores(logits, settings.score)
+
+
+def as_scores(logits: Tensor, score: Score) -> list[float]:
+    """Return the scores that logits of yes and no give, (passages, 2) float32.
+
+    >>> as_scores(torch.tensor([[2.0, 2.0]]), "probability"), as_scores(torch.tensor([[2.0, 1.0]]), "logit")
+    ([0.5], [2.0])
+    """
+    yes, no = logits.unbind(dim=1)
+    found: list[float] = (yes if score == "logit" else torch.sigmoid(yes - no)).tolist()
+    return found
+
+
+def trained_order(checkpoint: Checkpoint) -> Order:
+    """Return the order of prompts that the checkpoint names in `grit_config.json`, else the reference's.
+
+    Raises:
+        ModelLoadError: there is no such order.
+    """
+    named = checkpoint.grit_config.get("reranking_order", "query-first")
+    for order in ORDERS:
+        if order == named:
+            return order
+    raise ModelLoadError(
+        f"{checkpoint.name}: grit_config.json has reranking_order={named!r}, which this version does not know. "
+        f"Put one of {', '.join(ORDERS)} there, or update grit_integrations."
+    )
+
+
+def _plans(checkpoint: Checkpoint, query: str, passages: Sequence[str], settings: Reranking) -> list[Plan]:
+    tokenizer, window = checkpoint.tokenizer, checkpoint.window
+    order = settings.order or trained_order(checkpoint)
+    tokenizer.check_length(query, window, "The query")
+    words = len(plan_prompt(verdict_parts(query, "", order=order), tokenizer))
+    if words >= window:
+        raise ContextOverflowError(
+            f"The query and the words around it have {words:,} tokens; the model's window of {window:,} has no room "
+            "for a passage beside them. Shorten the query."
+        )
+    limit = min(window - words, settings.passage_tokens or window)
+    plans, cut = [], 0
+    for passage in passages:
+        text, plan = _fitting(checkpoint, query, passage, order=order, limit=limit)
+        plans.append(plan)
+        cut += text != passage
+    if cut and settings.passage_tokens is None:
+        logger.warning(
+            "%d of %d passages were cut to %d tokens, which fit into the model's window beside the query. Split them, "
+            "or set passage_tokens.",
+            cut,
+            len(passages),
+            limit,
+        )
+    return plans
+
+
+def _fitting(checkpoint: Checkpoint, query: str, passage: str, *, order: Order, limit: int) -> tuple[str, Plan]:
+    """Return the start of a passage that has at most `limit` tokens and fits into the window, and its prompt."""
+    tokenizer, most = checkpoint.tokenizer, limit
+    passage = tokenizer.cut(passage, limit + 1)  # of a text without end only what may be read is tokenised
+    while True:  # a start may be spelled in a few tokens more than it had
+        text = tokenizer.first_tokens(passage, most)
+        plan = plan_prompt(verdict_parts(query, text, order=order), tokenizer)
+        excess = max(tokenizer.count(text) - limit, len(plan) - checkpoint.window)
+        if excess <= 0:
+            return text, plan
+        most = max(0, most - excess)
