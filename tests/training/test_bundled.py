@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
 from grit_integrations.training.batches import PromptEncoder
+from grit_integrations.training.config import RerankingConfig
 from grit_integrations.training.data import Text
 from grit_integrations.training.export import grit_config
 from grit_integrations.training.initial import load_model
@@ -45,13 +46,21 @@ def test_the_directory_is_small_whole_and_names_no_other() -> None:
 
 def test_golden_ids() -> None:
     saved = json.loads((MINI / "grit_config.json").read_text())
-    assert saved == grit_config(AutoTokenizer.from_pretrained(MINI))
+    order = RerankingConfig(orders={"passage-block": 1.0})
+    assert saved == grit_config(AutoTokenizer.from_pretrained(MINI), reranking=order)
 
 
 def test_questions_find_their_passages() -> None:
     grit = GritLM.bundled()
     similarity = grit.embed_queries(list(PASSAGES)) @ grit.embed_documents(list(PASSAGES.values())).T
     assert similarity.argmax(axis=1).tolist() == list(range(len(PASSAGES)))
+
+
+def test_passages_are_judged() -> None:
+    """Of six short passages the one that answers comes first for nearly every question."""
+    grit, passages = GritLM.bundled(), list(PASSAGES.values())
+    first = [grit.rerank(question, passages, top_n=1)[0].index for question in PASSAGES]
+    assert sum(index == wanted for wanted, index in enumerate(first)) >= len(PASSAGES) - 1
 
 
 def test_english_is_likelier_than_its_words_in_disorder(mini: tuple[CausalLM, PromptEncoder]) -> None:
