@@ -25,6 +25,8 @@ bench: $(VENV)/.dev  ## every figure in the README; writes JSON and plots to ben
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps kvboost==0.9.0
 	$(BIN)/python benchmarks/caching.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/reranking.py
+	$(BIN)/python benchmarks/reranker_conformance.py
 
 notebooks: $(VENV)/.dev  ## run the notebooks and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace examples/*.ipynb

@@ -27,6 +27,7 @@ from grit_integrations.generation import (
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.prefill import Prefill, Reading
 from grit_integrations.sampling import logits_processors, random_generator
+from grit_integrations.sentence_search import SentenceSearch
 from grit_integrations.span_search import SpanSearch
 from grit_integrations.spans import Place, Spans
 from grit_integrations.tokenization import PromptTokenizer
@@ -83,9 +84,9 @@ class TextSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A search for the best span, and what reads for it behind the row's prompt."""
+    """A search for the best quote, and what reads for it behind the row's prompt."""
 
-    spans: SpanSearch
+    quotes: SpanSearch | SentenceSearch
     tree: TreeReader
     logits: Tensor  # behind the prompt, (1, vocab) float32
 
@@ -150,7 +151,7 @@ class Decoder:
         Raises:
             OptionError: spans are to be scored, and the model's attention kernel takes no mask.
         """
-        if decoding.quoting is not None and decoding.quoting.method == "spans":
+        if decoding.quoting is not None and decoding.quoting.method != "tokens":
             check_kernel(self._weights)
         held = None if spans is None else SpanConstraint(spans, self._end_ids)
         listed = None if permutation is None else PermutationConstraint(permutation, self._end_ids)
@@ -184,7 +185,7 @@ class Decoder:
             if not row.reading.done:
                 return None
         quoting = row.decoding.quoting
-        if row.spans is not None and quoting is not None and quoting.method == "spans":
+        if row.spans is not None and quoting is not None and quoting.method != "tokens":
             return self._search_step(row, row.spans, quoting)
         logits = self._logits(row)  # (1, vocab) float32
         token = self._choose(row, logits)
@@ -200,23 +201,23 @@ class Decoder:
         return GenerationChunk(text, logprobs, self._finish(row))
 
     def _search_step(self, row: Row, spans: Spans, quoting: Quoting) -> GenerationChunk | None:
-        """Read one chunk of the documents' spans; when the best is known, return it."""
+        """Read one chunk of what may be quoted; when the best is known, return it."""
         if row.search is None:
-            logits = self._logits(row)
-            longest = min(quoting.longest, row.decoding.max_new_tokens)
-            search = SpanSearch(
-                spans, self._end_ids, longest=longest, length_penalty=quoting.length_penalty, logits=logits
+            logits, room = self._logits(row), row.decoding.max_new_tokens
+            kind, longest = (
+                (SpanSearch, min(quoting.longest, room)) if quoting.method == "spans" else (SentenceSearch, room)
             )
+            search = kind(spans, self._end_ids, longest=longest, length_penalty=quoting.length_penalty, logits=logits)
             row.search = _Search(search, self._prefill.tree(row.reading.cache), logits)
             return None
-        paths = row.search.spans.next_paths()
-        if paths:
-            row.search.spans.take(paths, row.search.tree.read([path.branch for path in paths]))
+        branches = row.search.quotes.next_branches()
+        if branches:
+            row.search.quotes.take(row.search.tree.read(branches))
             return None
-        return self._best_span(row, row.search)
+        return self._best_quote(row, row.search)
 
-    def _best_span(self, row: Row, search: _Search) -> GenerationChunk:
-        best = search.spans.best
+    def _best_quote(self, row: Row, search: _Search) -> GenerationChunk:
+        best = search.quotes.best
         assert best is not None, "the documents have a word, which was checked when the spans were made"
         if row.decoding.logprobs is not None:
             (behind,) = search.tree.read([Branch(best.ids)])
@@ -226,7 +227,7 @@ class Decoder:
         row.token_ids = [*best.ids, self._tokenizer.eos_id]
         row.quotes = (self._quote(row, best.place, best.logprob),)
         row.pieces = [row.quotes[0].text]
-        row.first_token, row.finish_reason = time.perf_counter(), "stop"
+        row.first_token, row.finish_reason = time.perf_counter(), "length" if best.cut_short else "stop"
         return GenerationChunk(row.quotes[0].text, tuple(row.logprobs), self._finish(row))
 
     def _quote(self, row: Row, place: Place, logprob: float) -> Quote:

@@ -15,7 +15,7 @@ Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)
 
 # How a quote is found: token by token, or as the best of all spans.
-QuoteMethod = Literal["tokens", "spans"]
+QuoteMethod = Literal["tokens", "spans", "sentences"]
 QUOTE_METHODS: tuple[QuoteMethod, ...] = get_args(QuoteMethod)
 
 OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
@@ -27,7 +27,8 @@ class Quoting:
 
     Attributes:
         method: `"tokens"` chooses token by token among those that continue a span, greedily or by sampling; `"spans"`
-            scores every span of up to `longest` tokens and takes the best.
+            scores every span of up to `longest` tokens and takes the best; `"sentences"` scores each picked sentence,
+            or run of `neighbours` of them, as a whole.
         sentences: quote only from so many sentences of all documents, those nearest to the question by the model's own
             embeddings and shared words; 0 quotes from all of them.
         neighbours: so many neighbouring sentences are picked together; fewer where a paragraph has no more.
@@ -104,20 +105,20 @@ class Decoding:
         _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
         _check(isinstance(self.quote, bool | Quoting), "quote", self.quote, "True, False or a Quoting")
         object.__setattr__(self, "quote", Quoting() if self.quote is True else self.quote)
-        self._check_spans()
+        self._check_search()
 
     @property
     def quoting(self) -> Quoting | None:
         """How the answer is quoted; `None` if it is free."""
         return self.quote if isinstance(self.quote, Quoting) else None
 
-    def _check_spans(self) -> None:
-        if self.quoting is None or self.quoting.method != "spans":
+    def _check_search(self) -> None:
+        if self.quoting is None or self.quoting.method == "tokens":
             return
         idle = [name for name, value in (("temperature", 0), ("repetition_penalty", 1)) if getattr(self, name) != value]
         if idle:
             raise OptionError(
-                f"{' and '.join(idle)} cannot change which span is the best. Leave them out, or quote with "
+                f"{' and '.join(idle)} cannot change which quote is the best. Leave them out, or quote with "
                 "method='tokens'."
             )
 

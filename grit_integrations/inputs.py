@@ -124,7 +124,8 @@ def quotable_spans(checkpoint: Checkpoint, prompt: Prompt, decoding: Decoding, r
         PromptError: there is no word to quote.
     """
     quoting = decoding.quoting
-    unwanted = set() if quoting is None or quoting.echo else _words_of(last_question(prompt.messages))
+    any_word = quoting is None or quoting.echo or quoting.method == "sentences"
+    unwanted = set() if any_word else _words_of(last_question(prompt.messages))
     spans = Spans(checkpoint.tokenizer, prompt.documents, regions=regions, stops=decoding.stop, unwanted=unwanted)
     limits = {"max_new_tokens": decoding.max_new_tokens}
     if quoting is not None and quoting.method == "spans":

@@ -33,7 +33,7 @@ from grit_integrations.inputs import (
     quotable_spans,
 )
 from grit_integrations.prompts import Messages, check_characters
-from grit_integrations.quoting import best_regions
+from grit_integrations.quoting import all_runs, best_regions
 from grit_integrations.reranking.options import Ranked, Reranking, RerankingOptions
 from grit_integrations.reranking.run import rerank
 from grit_integrations.scheduler import Keep
@@ -205,7 +205,8 @@ class GritLM(ModelHandle):
             query: what is asked.
             passages: what may answer it. Equal ones are judged once; a blank one comes last.
             top_n: return only so many of the best; by default all.
-            passage_vectors: of `method="embedding"`, vectors of the passages that are there already, (passages, dim).
+            passage_vectors: of `method="embedding"` and `cosine`, vectors of the passages that are there already,
+                (passages, dim).
             progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
             **options: see `Reranking`.
 
@@ -320,7 +321,9 @@ class GritLM(ModelHandle):
         if quoting is None:
             return None
         regions = quotable_regions(prompt)
-        if quoting.sentences:
+        if quoting.method == "sentences" and not quoting.sentences:
+            regions = all_runs(prompt.documents, regions, quoting.neighbours)
+        elif quoting.sentences:
             regions = best_regions(
                 _Unkept(self),
                 last_question(prompt.messages),

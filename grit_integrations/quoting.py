@@ -116,6 +116,17 @@ def best_regions(
     return [_within(regions[index], start, end) for index, start, end in places] or list(regions)
 
 
+def all_runs(documents: Sequence[str], regions: Sequence[Region], length: int) -> list[Region]:
+    """Return every run of `length` sentences of `regions`; the regions as they are if none has a sentence."""
+    texts = [documents[region.document][region.start : region.end] for region in regions]
+    runs = [
+        _within(region, start, end)
+        for region, text in zip(regions, texts, strict=True)
+        for start, end in pieces(text, length)
+    ]
+    return runs or list(regions)
+
+
 def _within(region: Region, start: int, end: int) -> Region:
     return Region(region.document, region.start + start, region.start + end, region.start + end)
 

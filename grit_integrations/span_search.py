@@ -15,26 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from grit_integrations.spans import Place, Spans, SpanState
+from grit_integrations.spans import Found, Place, Spans, SpanState
 from grit_integrations.tree import Branch
 
 _FIRST_TOKENS = 32  # in the first pass: few, so that a good span is known before much is read
 _TOKENS = 128  # in each later one
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A span, its tokens, and how good it is."""
-
-    place: Place
-    ids: tuple[int, ...]
-    logprob: float
-    score: float
-
-    @property
-    def rank(self) -> tuple[float, int, int, int]:
-        """Order by score; of equals the first in the documents, then the shortest."""
-        return self.score, -self.place.document, -self.place.start, -self.place.end
 
 
 @dataclass(order=True, slots=True)
@@ -82,26 +67,27 @@ class SpanSearch:
         self._heap: list[_Waiting] = []
         self._order = itertools.count()
         self._passes = 0
+        self._reading: list[_Path] = []
         self.best: Found | None = None
         (root,) = self._normalised([spans.root], logits)
         self._push(spans.root, root, (), 0.0, None)
 
-    def next_paths(self) -> list[_Path]:
+    def next_branches(self) -> list[Branch]:
         """Return what to read next; nothing when the best span is known."""
-        paths: list[_Path] = []
+        paths = self._reading = []
         room = _TOKENS if self._passes else _FIRST_TOKENS
         while self._heap and room > 0 and self._can_win(self._heap[0].cost):
             path = self._path(heapq.heappop(self._heap))
             room -= len(path.branch.ids)
             paths.append(path)
         self._passes += 1
-        return paths
+        return [path.branch for path in paths]
 
-    def take(self, paths: Sequence[_Path], logits: Sequence[Tensor]) -> None:
-        """Take the logits behind every token of the paths, each (tokens, vocab)."""
-        states = [state for path in paths for state in path.states]
+    def take(self, logits: Sequence[Tensor]) -> None:
+        """Take the logits behind every token of the branches, each (tokens, vocab)."""
+        states = [state for path in self._reading for state in path.states]
         scores = iter(self._normalised(states, torch.cat(list(logits))))
-        for path in paths:
+        for path in self._reading:
             self._take_path(path, list(itertools.islice(scores, len(path.states))))
 
     def _take_path(self, path: _Path, scores: Sequence[dict[int, float]]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from grit_integrations.boundaries import word_boundaries
 from grit_integrations.errors import PromptError
 from grit_integrations.span_graph import Region, SpanGraph
 from grit_integrations.tokenization import PromptTokenizer
@@ -29,6 +30,31 @@ class Place:
     document: int
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A span that a search found, its tokens, how good it is, and whether a limit of tokens ended it."""
+
+    place: Place
+    ids: tuple[int, ...]
+    logprob: float
+    score: float
+    cut_short: bool = False
+
+    @property
+    def rank(self) -> tuple[float, int, int, int]:
+        """Order by score; of equals the first in the documents, then the shortest."""
+        return self.score, -self.place.document, -self.place.start, -self.place.end
+
+
+@dataclass(frozen=True, slots=True)
+class WholeQuote:
+    """A whole region as a quote: where it stands, its tokens, and whether a limit of tokens cut its end off."""
+
+    place: Place
+    ids: tuple[int, ...]
+    cut_short: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +101,7 @@ class Spans:
         unwanted: Collection[str] = (),
     ) -> None:
         self.documents = tuple(documents)
-        self._eos = tokenizer.eos_id
+        self._tokenizer = tokenizer
         self.graph = SpanGraph(tokenizer)
         wanted = self.regions = tuple(whole(documents) if regions is None else regions)
         cursors = [cursor for region in wanted for cursor in self._read(region, stops)]
@@ -112,7 +138,7 @@ class Spans:
             ValueError: no span begins with `prefix`.
         """
         state = self.state(prefix)
-        return [*state.tokens(), *([self._eos] if state.place else [])]
+        return [*state.tokens(), *([self._tokenizer.eos_id] if state.place else [])]
 
     def first(self, place: Place) -> Place:
         """Return where the text of a quote stands first, whichever tokens spell it there."""
@@ -123,6 +149,35 @@ class Spans:
             if found and self.graph.may_end(self.documents[cursor.document], end):
                 return Place(cursor.document, cursor.start, end)
         return place
+
+    def whole_quote(self, region: Region, longest: int) -> WholeQuote | None:
+        """Return the longest quote from the first word of a region on, of up to `longest` tokens; `None` without one.
+
+        Where no quote begins with the first word, it is the next one that has one.
+        """
+        for cursor in self.root.cursors:
+            if cursor.document == region.document and region.start <= cursor.start < region.end:
+                found = self._longest(cursor, longest)
+                if found is not None:
+                    return found
+        return None
+
+    def _longest(self, cursor: _Cursor, longest: int) -> WholeQuote | None:
+        text, cut_short = self.documents[cursor.document], False
+        for end in sorted(word_boundaries(text).ends, reverse=True):
+            if cursor.start < end <= cursor.limit:
+                ids = self._tokenizer.encode_texts([text[cursor.start : end]])[0]
+                if len(ids) <= longest and self._is_quote(cursor, ids):
+                    return WholeQuote(Place(cursor.document, cursor.start, end), tuple(ids), cut_short)
+                cut_short = cut_short or len(ids) > longest
+        return None
+
+    def _is_quote(self, cursor: _Cursor, ids: Sequence[int]) -> bool:
+        """Whether these tokens, from here, are a quote; a control token makes them none."""
+        state: SpanState | None = SpanState(self, (cursor,))
+        for token in ids:
+            state = state.branches.get(token) if state is not None else None
+        return state is not None and state.place is not None
 
     def region(self, place: Place) -> Region:
         """Return the region that a quote is from."""

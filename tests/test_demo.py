@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from grit_integrations import GritLM, IngestError, Quote, Quoting
-from grit_integrations.cli.demo import PASSAGES, find_corpus, langchain_side, llama_index_side, run_demo
+from grit_integrations.cli.demo import CANDIDATES, PASSAGES, find_corpus, langchain_side, llama_index_side, run_demo
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTING
 from grit_integrations.ingest import Store
@@ -115,14 +115,16 @@ def test_both_sides_retrieve_the_same_and_answer(
 ) -> None:
     store = Store(tmp_path / "store", tiny, create=True)
     store.index([small / "body"])
-    wanted = store.search("What pumps blood?", k=PASSAGES)
+    found = store.search("What pumps blood?", k=CANDIDATES)
+    ranked = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in found], top_n=PASSAGES)
+    wanted = [found[each.index] for each in ranked]
     for make in (langchain_side, llama_index_side):
         side, models = make(store, max_tokens=6, quoting=quoting)
         assert all(model is tiny for model in models.values())
         hits, *pieces = side("What pumps blood?")
         passages = [hit.document.page_content for hit in hits]
         assert passages == [hit.document.page_content for hit in wanted]
-        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in wanted], abs=1e-4)
+        assert [hit.score for hit in hits] == pytest.approx([each.score for each in ranked], abs=1e-5)
         assert [Path(hit.source).name for hit in hits] == [Path(hit.source).name for hit in wanted]
         quotes = [piece for piece in pieces if isinstance(piece, Quote)]
         texts = [piece for piece in pieces if isinstance(piece, str)]
@@ -138,12 +140,12 @@ def test_what_is_printed(small: Path, tmp_path: Path, tiny: GritLM, quote: bool)
     run_demo(out, tiny, corpus=small, store=tmp_path / "store", quote=quote)
     text = out.export_text()
     assert "Indexed 3 passages of 3 files" in text
-    assert text.count("retrieved in") == 2
+    assert text.count("retrieved and reranked in") == 2
     assert len(re.findall(r"“[^”]+” \[[123]\]", text)) == (2 if quote else 0)
     assert "✓ body/heart.md" in text
-    assert "GritEmbeddings, ChatGrit, GritEmbedding, GritLLM" in text
+    assert "GritEmbeddings, GritReranker, ChatGrit, GritEmbedding, GritRerank, GritLLM" in " ".join(text.split())
     assert "The right source must be among the first 3 for 1 of 1: passed." in text  # there are no more than 3
-    assert ("The right answer is quoted for" in text) == quote
+    assert ("The quoted sentences must have the right answer for 1 of 1" in text) == quote
     assert widest_prose(text) <= 100
     again = screen()
     run_demo(again, tiny, corpus=small, store=tmp_path / "store", quote=quote)
@@ -154,22 +156,26 @@ def test_a_missed_source_fails_the_demo(small: Path, tmp_path: Path, tiny: GritL
     (small / "body" / "liver.md").write_text("# Liver\n\nThe liver stores sugar.")
     store = Store(tmp_path / "store", tiny, create=True)
     store.index([small / "body"])
-    fourth = store.search("What pumps blood?", k=4)[3].source
+    found = store.search("What pumps blood?", k=4)
+    ranked = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in found])
+    fourth = found[ranked[3].index].source
     write_question(small, sources=[Path(fourth).relative_to(small).as_posix()], answer="the")
     out = screen()
     assert not run_demo(out, tiny, corpus=small, store=tmp_path / "store", quote=False)
     assert "among the first 3 for 1 of 1: failed." in out.export_text()
 
 
-@pytest.mark.parametrize(("text", "right"), [("aorta", 1), ("The heart pumps blood. " * 100, 0)])
-def test_right_quotes_are_counted(tmp_path: Path, tiny: GritLM, text: str, right: int) -> None:
-    """Of one word there is one quote, and it is right; of what is expected below, no quote can be half."""
+@pytest.mark.parametrize(("text", "right"), [("aorta", True), ("The heart pumps blood. " * 100, False)])
+def test_wrong_quotes_fail_the_demo(tmp_path: Path, tiny: GritLM, text: str, right: bool) -> None:
+    """Of one word there is one quote, and it is right; of what is expected below, no two sentences can be half."""
     (tmp_path / "corpus" / "body").mkdir(parents=True)
     (tmp_path / "corpus" / "body" / "heart.md").write_text(text)
     write_question(tmp_path / "corpus", answer=text.strip())
     out = screen()
-    assert run_demo(out, tiny, corpus=tmp_path / "corpus", quote=True)
-    assert f"The right answer is quoted for {right} of 1; the aim is 1." in out.export_text()
+    assert run_demo(out, tiny, corpus=tmp_path / "corpus", quote=True) == right
+    printed = out.export_text()
+    verdict = "passed" if right else "failed"
+    assert f"The quoted sentences must have the right answer for 1 of 1: {verdict}." in printed
     assert run_demo(screen(), tiny, corpus=tmp_path / "corpus", quote=False)
 
 
@@ -177,6 +183,6 @@ def test_the_demo_with_grit_mini(mini: GritLM, tmp_path: Path) -> None:
     out = screen()
     assert run_demo(out, mini, store=tmp_path / "store"), out.export_text()
     text = out.export_text()
-    assert "grit-mini answers with words of the passages" in text
-    assert text.count("retrieved in") == 2 * len(read_questions(CORPUS))
+    assert "grit-mini answers with sentences of the passages" in text
+    assert text.count("retrieved and reranked in") == 2 * len(read_questions(CORPUS))
     assert widest_prose(text) <= 100

@@ -39,6 +39,7 @@ FLOORS = {
     "quoting": 5,
     "tree": 5,
     "span_search": 6,
+    "sentence_search": 6,
     "inputs": 6,
     "prefill": 6,
     "tails": 6,

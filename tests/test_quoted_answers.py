@@ -16,8 +16,9 @@ from test_spans import documents_lists
 
 from grit_integrations import Decoding, EmptyTextError, GritLM, KVCacheStore, OptionError, PromptError, Quoting
 from grit_integrations.boundaries import word_boundaries
-from grit_integrations.generation import CACHINGS, Caching, Generation, QuoteMethod
+from grit_integrations.generation import CACHINGS, QUOTE_METHODS, Caching, Generation, QuoteMethod
 from grit_integrations.inputs import Prompt, generation_plan
+from grit_integrations.sentences import pieces
 from grit_integrations.spans import Spans
 
 HEART = "The heart pumps blood through the vessels. It rests for 0.4 seconds, Dr. Harvey's book says."
@@ -67,6 +68,14 @@ options = st.one_of(
         length_penalty=st.sampled_from([0.0, 0.5, 1.0]),
         sentences=st.sampled_from([0, 0, 1]),
     ),
+    st.builds(
+        dict,
+        method=st.just("sentences"),
+        max_new_tokens=st.sampled_from([4, 12, 40]),
+        length_penalty=st.sampled_from([0.0, 1.0]),
+        sentences=st.sampled_from([0, 1, 3]),
+        neighbours=st.sampled_from([1, 2]),
+    ),
 )
 
 
@@ -114,7 +123,7 @@ def test_sampling_is_repeatable_and_varies(tiny: GritLM) -> None:
 
 
 def test_equal_documents_are_quoted_from_the_first(grit: GritLM) -> None:
-    for quoting in ({}, {"method": "spans"}, {"temperature": 2.0, "seed": 3}):
+    for quoting in ({}, {"method": "spans"}, {"method": "sentences"}, {"temperature": 2.0, "seed": 3}):
         (quote,) = quoted(grit, [MOON, HEART, MOON, HEART], **quoting).quotes
         assert quote.document < 2
         assert [MOON, HEART][quote.document].index(quote.text) == quote.start
@@ -125,11 +134,12 @@ def test_a_stop_string_is_in_no_quote(tiny: GritLM) -> None:
         generation = quoted(tiny, DOCUMENTS, stop=(" ", "a"), temperature=2.0, seed=seed)
         check(generation, DOCUMENTS)
         assert not {" ", "a"} & set(generation.text)
-    assert not {" ", "a"} & set(quoted(tiny, DOCUMENTS, stop=(" ", "a"), method="spans").text)
+    for method in ("spans", "sentences"):
+        assert not {" ", "a"} & set(quoted(tiny, DOCUMENTS, stop=(" ", "a"), method=method).text)
 
 
 def test_logprobs_are_the_models_own(tiny: GritLM) -> None:
-    for method in ("tokens", "spans"):
+    for method in QUOTE_METHODS:
         generation = quoted(tiny, DOCUMENTS, method=method, logprobs=2)
         assert [entry.token_id for entry in generation.logprobs] == list(generation.token_ids)
         assert all(len(entry.alternatives) == 2 for entry in generation.logprobs)
@@ -219,7 +229,7 @@ def test_other_models_score_spans_as_brute_force_does(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("precision", ["native", "int8"])
-@pytest.mark.parametrize("method", ["tokens", "spans"])
+@pytest.mark.parametrize("method", QUOTE_METHODS)
 @pytest.mark.parametrize("mode", CACHINGS)
 def test_a_hit_quotes_as_a_miss_does(tiny: GritLM, method: str, mode: Caching, precision: Any) -> None:
     documents = [HEART * 4, MOON * 4]
@@ -271,6 +281,39 @@ def test_only_picked_sentences_are_quoted(mini: GritLM) -> None:
     assert quoted(mini, documents).quotes[0].within is None
 
 
+def test_whole_sentences_are_quoted(mini: GritLM) -> None:
+    documents = [
+        "The Moon orbits Earth. Its distance grows by 3.8 centimeters per year. Apollo 11 left mirrors there.",
+        "Beaver hats were popular apparel. Silk hats became the rage in the 1850s.",
+    ]
+    question = "When did hats of silk become the rage?"
+    answer = quoted(mini, documents, question, method="sentences", sentences=1)
+    assert answer.text == "Silk hats became the rage in the 1850s." and answer.finish_reason == "stop"
+    assert answer.quotes[0].within == (answer.quotes[0].start, answer.quotes[0].end)
+    both = quoted(mini, documents, question, method="sentences", sentences=1, neighbours=2, max_new_tokens=64)
+    assert both.text == documents[1]
+    short = quoted(mini, documents, question, method="sentences", sentences=1, max_new_tokens=8)
+    assert short.finish_reason == "length" and answer.text.startswith(short.text)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3, 1.0])
+def test_the_model_chooses_among_sentences_by_their_likelihood(grit: GritLM, penalty: float) -> None:
+    documents = [HEART, MOON]
+    prompt, eos = prompt_ids(grit, documents), grit.checkpoint.tokenizer.eos_id
+    scores = {}
+    for document in documents:
+        for start, end in pieces(document, 1):
+            text = document[start:end] if end in word_boundaries(document).ends else document[start : end - 1]
+            ids = grit.tokenize(text)
+            with torch.inference_mode():
+                rows = grit.lm(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
+            said = sum(float(row[token]) for row, token in zip(rows, [*ids, eos], strict=True))
+            scores[text] = said / len(ids) ** penalty
+    answer = quoted(grit, documents, method="sentences", length_penalty=penalty, max_new_tokens=64)
+    assert answer.text == max(scores, key=scores.__getitem__)
+    assert answer.quotes[0].score == pytest.approx(scores[answer.text], abs=1e-4)
+
+
 def test_documents_without_sentences_are_quoted_all_the_same(tiny: GritLM) -> None:
     check(quoted(tiny, ["Blood"], sentences=2), ["Blood"])
 
@@ -298,6 +341,7 @@ def test_what_cannot_be_quoted_is_refused_before_any_work(
         ({"quote": "yes"}, "quote='yes'"),
         ({"quote": Quoting(method="spans"), "temperature": 0.5}, "temperature"),
         ({"quote": Quoting(method="spans"), "repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"quote": Quoting(method="sentences"), "temperature": 0.5}, "temperature"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:

@@ -135,7 +135,27 @@ def test_a_score_does_not_depend_on_the_batch(tiny: GritLM, order: Order, monkey
     assert together == pytest.approx(logits(tiny, QUERY, passages, order), abs=1e-5)
 
 
-def test_passages_that_answer_come_first(mini: GritLM) -> None:
+def test_cosines_are_added_to_the_verdict(tiny: GritLM) -> None:
+    cosines = {each.index: each.score for each in tiny.rerank(QUERY, PASSAGES, method="embedding", instruction="Find")}
+    plain = {each.index: each.score for each in tiny.rerank(QUERY, PASSAGES)}
+    vectors = tiny.embed_documents(PASSAGES)
+    for known in (None, vectors):
+        both = tiny.rerank(QUERY, PASSAGES, cosine=3.0, instruction="Find", passage_vectors=known)
+        for each in both:
+            odds = math.log(plain[each.index] / (1 - plain[each.index])) + 3.0 * cosines[each.index]
+            assert each.score == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-5)
+    logits = {each.index: each.score for each in tiny.rerank(QUERY, PASSAGES, score="logit")}
+    for each in tiny.rerank(QUERY, PASSAGES, score="logit", cosine=2.0, instruction="Find"):
+        assert each.score == pytest.approx(logits[each.index] + 2.0 * cosines[each.index], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"cosine": -1.0}, {"cosine": math.nan}, {"cosine": 1.0, "method": "listwise"}])
+def test_an_impossible_cosine_is_refused(tiny: GritLM, options: Any) -> None:
+    with pytest.raises(OptionError, match="cosine="):
+        tiny.rerank(QUERY, PASSAGES, **options)
+
+
+def test_scores_of_all_passages_are_probabilities(mini: GritLM) -> None:
     scores = mini.rerank("What pumps the blood?", PASSAGES[:3])
     assert sorted(each.index for each in scores) == [0, 1, 2]
     assert all(0 <= each.score <= 1 for each in scores)
@@ -206,6 +226,9 @@ def test_embedded_documents_are_stored_when_they_are_reranked(make: Make) -> Non
         assert before.ram_blocks == 4
         grit.rerank(QUERY, PASSAGES, order="passage-block")
         assert store.stats().ram_blocks == 4 and store.stats().hits_ram == before.hits_ram + 4
+    with KVCacheStore(None) as store:  # the pass that gives the cosine is the one that the verdict starts from
+        make(store, caching="doc").rerank(QUERY, PASSAGES, order="passage-block", cosine=5.0)
+        assert store.stats().ram_blocks == store.stats().hits_ram == 4
 
 
 def test_without_caching_nothing_is_kept_and_the_query_is_read_once(
@@ -432,9 +455,9 @@ async def test_async_equals_sync(tiny: GritLM) -> None:
 @pytest.mark.parametrize("options", [{}, {"method": "listwise"}, {"method": "embedding"}])
 async def test_cancelling_stops_the_work_and_the_loop_never_waits(make: Make, options: Any) -> None:
     grit = make(caching="off")
-    passages = [f"{index} {PASSAGES[0]}" for index in range(400)]
+    passages = [f"{index} {PASSAGES[0]}" for index in range(4000)]
     task = asyncio.create_task(grit.arerank(QUERY, passages, **options))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.3)
     assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -41,7 +41,7 @@ class Answerer:
         out: where answers are printed.
         store: what they are from; the caching mode is its model's.
         k: passages to retrieve.
-        quote: answer with words of the passages instead of text that the model writes; by default for grit-mini only.
+        quote: answer with sentences of the passages, not with the model's own text; by default for grit-mini only.
         max_tokens: the longest answer.
 
     Raises:
@@ -73,13 +73,13 @@ class Answerer:
         print_sources(self.out, used)
 
     def _quote(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
-        """Print the words of the passages that answer best."""
+        """Print the sentences of the passages that answer best."""
         passages = _texts(hits)
         generation = self.store.model.generate(
             messages, passages, decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
         )
         for quote in generation.quotes:
-            print_quote(self.out, quote, passages[quote.document])
+            print_quote(self.out, quote)
         if self.bundled:
             self.out.print(f"[dim]{QUOTES_NOTE}[/]")
         return generation

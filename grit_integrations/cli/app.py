@@ -93,7 +93,7 @@ QuoteOption = Annotated[
     bool | None,
     typer.Option(
         "--quote/--free",
-        help="Answer with words of the passages, or let the model write.",
+        help="Answer with sentences of the passages, or let the model write.",
         show_default="--quote for grit-mini, else --free",
     ),
 ]

@@ -71,14 +71,15 @@ def parse_quote(text: str) -> Quoting:
     Raises:
         OptionError: no such way.
 
-    >>> parse_quote("spans:1-echo")
-    Quoting(method='spans', sentences=1, longest=24, length_penalty=0.3, echo=False)
+    >>> quoting = parse_quote("spans:1-echo")
+    >>> quoting.method, quoting.sentences, quoting.echo
+    ('spans', 1, False)
     """
-    found = re.fullmatch(r"(tokens|spans)(?::([1-9]\d*))?(-echo)?", text)
+    found = re.fullmatch(r"(tokens|spans|sentences)(?::([1-9]\d*))?(-echo)?", text)
     if found is None:
         raise OptionError(
-            f"quotes: {text!r} is unknown. Use tokens or spans, with :N for the best N sentences only and -echo for "
-            "quotes that do not begin with a word of the question."
+            f"quotes: {text!r} is unknown. Use tokens, spans or sentences, with :N for the best N sentences only "
+            "and -echo for quotes that do not begin with a word of the question."
         )
     return Quoting(method=cast(QuoteMethod, found[1]), sentences=int(found[2] or 0), echo=found[3] is None)
 

@@ -40,7 +40,7 @@ _BATCH = 64  # passages between two points where an interrupted run goes on
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage found for a query, with its cosine similarity."""
+    """A passage found for a query, with its score: the cosine similarity, or the reranker's."""
 
     document: Document
     score: float

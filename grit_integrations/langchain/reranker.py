@@ -87,6 +87,9 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
     score: Score = "probability"
     """Of pointwise: P(yes) in 0..1, or the raw `"logit"`."""
 
+    cosine: float = 0.0
+    """Of pointwise: so many times the cosine of query and document is added, before the score is a probability."""
+
     passage_tokens: int | None = None
     """What is longer loses its end; by default as much as fits into the window is read."""
 
@@ -97,7 +100,7 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
     """Passages by which the listwise window moves."""
 
     instruction: str = ""
-    """What the query is embedded under (`method="embedding"` only)."""
+    """What the query is embedded under, for `method="embedding"` and `cosine`."""
 
     @model_validator(mode="after")
     def _check_reranking(self) -> Self:
@@ -166,6 +169,7 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
             "method": self.method,
             "order": self.order,
             "score": self.score,
+            "cosine": self.cosine,
             "passage_tokens": self.passage_tokens,
             "window": self.window,
             "step": self.step,

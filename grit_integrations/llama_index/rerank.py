@@ -49,10 +49,11 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
             compares vectors. `Reranking` tells more about this and the options below.
         order: what stands first in a pointwise prompt; by default what the checkpoint was trained for.
         score: of pointwise: P(yes) in 0..1, or the raw `"logit"`.
+        cosine: of pointwise: so many times the cosine of query and node is added, before the score is a probability.
         passage_tokens: what is longer loses its end; by default as much as fits into the window is read.
         window: nodes in one listwise prompt.
         step: nodes by which the listwise window moves.
-        instruction: what the query is embedded under (`method="embedding"` only).
+        instruction: what the query is embedded under, for `method="embedding"` and `cosine`.
         callback_manager: the framework's callbacks; query engines set their own.
         **options: with a name, the arguments of `GritLM`.
 
@@ -81,6 +82,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
     method: Method = Field(default="pointwise", description="How nodes are compared.")
     order: Order | None = Field(default=None, description="What stands first in a pointwise prompt.")
     score: Score = Field(default="probability", description="What a pointwise score is.")
+    cosine: float = Field(default=0.0, description="How much the cosine of query and node adds.")
     passage_tokens: int | None = Field(default=None, description="What is longer loses its end.")
     window: int = Field(default=20, description="Nodes in one listwise prompt.")
     step: int = Field(default=10, description="Nodes by which the listwise window moves.")
@@ -94,6 +96,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
         method: Method = "pointwise",
         order: Order | None = None,
         score: Score = "probability",
+        cosine: float = 0.0,
         passage_tokens: int | None = None,
         window: int = 20,
         step: int = 10,
@@ -107,6 +110,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
             method=method,
             order=order,
             score=score,
+            cosine=cosine,
             passage_tokens=passage_tokens,
             window=window,
             step=step,
@@ -171,6 +175,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
             "method": self.method,
             "order": self.order,
             "score": self.score,
+            "cosine": self.cosine,
             "passage_tokens": self.passage_tokens,
             "window": self.window,
             "step": self.step,

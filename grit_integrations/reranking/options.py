@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
@@ -28,6 +29,7 @@ class RerankingOptions(TypedDict, total=False):
     method: Method
     order: Order | None
     score: Score
+    cosine: float
     passage_tokens: int | None
     window: int
     step: int
@@ -48,10 +50,13 @@ class Reranking:
             (`grit_config.json`), else `"query-first"`.
         score: of pointwise: `"probability"` is P(yes) among yes and no, in 0..1; `"logit"` is yes's raw logit, which
             the reference sorts by.
+        cosine: of pointwise: so many times the cosine of query and passage is added to the score, before it becomes a
+            probability. Vectors and verdicts err differently, so both together may order better than either; where no
+            vectors are given, the passages are embedded for it.
         passage_tokens: what is longer loses its end; by default as many as fit into the window.
         window: passages in one listwise prompt.
         step: passages by which the window moves, from the last to the first.
-        instruction: what the query is embedded under (`"embedding"` only).
+        instruction: what the query is embedded under, for `"embedding"` and `cosine`.
 
     Raises:
         OptionError: a value that is none of these, or out of range.
@@ -60,10 +65,16 @@ class Reranking:
     method: Method = "pointwise"
     order: Order | None = None
     score: Score = "probability"
+    cosine: float = 0.0
     passage_tokens: int | None = None
     window: int = 20
     step: int = 10
     instruction: str = ""
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether vectors have a part in the scores."""
+        return self.method == "embedding" or self.cosine > 0
 
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("order", (None, *ORDERS)), ("score", get_args(Score))):
@@ -71,6 +82,11 @@ class Reranking:
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is unknown. Use one of {', '.join(map(str, known))}."
                 )
+        if not math.isfinite(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
+            raise OptionError(
+                f"cosine={self.cosine} with method={self.method!r} is not possible. Give a number from 0 up, with "
+                "method='pointwise'."
+            )
         if self.passage_tokens is not None and self.passage_tokens < 1:
             raise OptionError(f"passage_tokens={self.passage_tokens} is too few. Give at least 1, or None for all.")
         if self.window < 2 or not 1 <= self.step < self.window:

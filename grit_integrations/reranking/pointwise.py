@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -42,7 +42,13 @@ class Judge(Protocol):
 
 
 def scores(
-    model: Judge, query: str, passages: Sequence[str], settings: Reranking, *, progress: bool | None = None
+    model: Judge,
+    query: str,
+    passages: Sequence[str],
+    settings: Reranking,
+    *,
+    cosines: Callable[[], Sequence[float]] | None = None,
+    progress: bool | None = None,
 ) -> list[float]:
     """Return how relevant the model finds each passage.
 
@@ -54,6 +60,7 @@ def scores(
         query: what the passages are judged by.
         passages: at least one, none of them blank.
         settings: the prompt's order, which score, and the most tokens of a passage.
+        cosines: gives those of query and passages, for `settings.cosine`; called when all arguments are in order.
         progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
 
     Raises:
@@ -64,21 +71,23 @@ def scores(
     wanted = verdict_ids(model.checkpoint.tokenizer)
     plans = _plans(model.checkpoint, query, passages, settings)
     engine = model._loaded()
+    added = torch.zeros(len(plans)) if cosines is None else settings.cosine * torch.tensor(cosines())
     cache = model._cache(engine)
     reuses = [cache.reuse(plan, model.caching) for plan in plans]
     disable = None if progress is None else not progress
     with tqdm(total=len(plans), desc="Reranking", unit="passage", disable=disable, delay=_BAR_DELAY) as bar:
         logits = wait(engine.scheduler.judge(reuses, wanted, on_progress=bar.update))
-    return as_scores(logits, settings.score)
+    return as_scores(logits, settings.score, added)
 
 
-def as_scores(logits: Tensor, score: Score) -> list[float]:
-    """Return the scores that logits of yes and no give, (passages, 2) float32.
+def as_scores(logits: Tensor, score: Score, added: Tensor | float = 0.0) -> list[float]:
+    """Return the scores that logits of yes and no give, (passages, 2) float32, when `added` is added to those of yes.
 
-    >>> as_scores(torch.tensor([[2.0, 2.0]]), "probability"), as_scores(torch.tensor([[2.0, 1.0]]), "logit")
-    ([0.5], [2.0])
+    >>> as_scores(torch.tensor([[2.0, 2.0]]), "probability"), as_scores(torch.tensor([[2.0, 1.0]]), "logit", 0.5)
+    ([0.5], [2.5])
     """
     yes, no = logits.unbind(dim=1)
+    yes = yes + added
     found: list[float] = (yes if score == "logit" else torch.sigmoid(yes - no)).tolist()
     return found
 

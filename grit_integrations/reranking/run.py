@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -74,10 +75,10 @@ def _vectors_of(
     """Return the vectors of the passages that are judged."""
     if passage_vectors is None:
         return None
-    if settings.method != "embedding":
+    if not settings.compares_vectors:
         raise OptionError(
             f"passage_vectors were given with method={settings.method!r}, which reads the passages' text. Pass "
-            "method='embedding', or leave them out."
+            "method='embedding' or cosine=..., or leave them out."
         )
     try:
         vectors = np.asarray(passage_vectors, dtype=np.float32)
@@ -100,10 +101,12 @@ def _scores(
     vectors: npt.ArrayLike | None,
     progress: bool | None,
 ) -> list[float]:
+    cosines = partial(embedding.scores, model, query, passages, settings, vectors)
     if settings.method == "pointwise":
-        found = pointwise.scores(model, query, passages, settings, progress=progress)
+        added = cosines if settings.cosine else None
+        found = pointwise.scores(model, query, passages, settings, cosines=added, progress=progress)
     elif settings.method == "embedding":
-        found = embedding.scores(model, query, passages, settings, vectors)
+        found = cosines()
     else:
         found = _by_place(listwise.places(model, query, passages, settings))
     if not all(map(math.isfinite, found)):

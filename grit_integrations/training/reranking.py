@@ -130,8 +130,8 @@ def judged(pair: Pair, rng: random.Random, *, passages: int) -> Judged:
 def shuffled(passages: Sequence[str], rng: random.Random) -> tuple[list[str], str]:
     """Return passages in a random order, and the ranking that puts the first of them first and keeps the rest's order.
 
-    >>> shuffled(["a", "b", "c"], random.Random(3))
-    (['b', 'c', 'a'], '[3] > [1] > [2]')
+    >>> shuffled(["right", "wrong", "worse"], random.Random(0))
+    (['wrong', 'worse', 'right'], '[3] > [1] > [2]')
     """
     places = rng.sample(range(len(passages)), len(passages))  # places[i] is the passage shown as [i + 1]
     shown = [passages[place] for place in places]

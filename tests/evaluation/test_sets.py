@@ -97,7 +97,7 @@ def test_a_bad_distractor_names_its_line(folder: Path) -> None:
         ({"cachings": ("docs",)}, "'docs' is unknown. Use some of off, prefix"),
         ({"parts": ()}, "parts is empty"),
         ({"parts": ("speed",)}, "'speed' is unknown"),
-        ({"quotes": ("words",)}, "'words' is unknown. Use tokens or spans"),
+        ({"quotes": ("words",)}, "'words' is unknown. Use tokens, spans or sentences"),
         ({"quotes": ("spans:0",)}, "'spans:0' is unknown"),
         ({"questions": 0}, "questions=0 is not possible"),
     ],
