@@ -220,7 +220,7 @@ def plot(result: dict[str, Any]) -> None:
         f"seconds for {result['passages']} passages of {result['tokens']} tokens, "
         f"{result['environment']['threads']} threads (median, range)"
     )
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(RESULTS / "reranking.png", dpi=150)
 

@@ -160,7 +160,7 @@ def plot(result: dict[str, Any]) -> None:
     axes.axvline(TARGET * middle[0], color="#dc2626", linestyle="--", label=f"{TARGET:.0%} of the bare loop")
     axes.invert_yaxis()
     axes.set_xlabel(f"tokens per second, {result['model']}, {result['dtype'].removeprefix('torch.')} (median, range)")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
     figure.tight_layout()
     figure.savefig(RESULTS / "training.png", dpi=150)
 

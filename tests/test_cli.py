@@ -147,6 +147,17 @@ def test_ask_writes_what_the_model_generates(store: Path, tiny: GritLM) -> None:
     assert hit.source.rsplit("/", 1)[-1] in asked
 
 
+def test_ask_answers_from_the_passages_that_the_model_judges_best(store: Path, tiny: GritLM) -> None:
+    asked = good("ask", "What pumps blood?", "--store", store, "--free", "--max-tokens", 4, "-k", 1, "--rerank", 2)
+    hits = Store(store, tiny).search("What pumps blood?", k=2)
+    (best,) = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in hits], top_n=1)
+    assert "(relevance)" in asked
+    (line,) = (line for line in asked.splitlines() if line.startswith(" [1]"))
+    assert f"{best.score:.3f}" in line
+    assert Path(hits[best.index].source).name in line
+    assert "(cosine similarity)" in good("ask", "What pumps blood?", "--store", store, "--max-tokens", 4)
+
+
 def test_other_models_write_by_default(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = good("ask", "What pumps blood?", "--store", store, "--max-tokens", 4)
     assert "“" not in asked.split("Sources")[0]

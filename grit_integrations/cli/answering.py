@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -16,19 +17,27 @@ from grit_integrations.generation import Caching, Decoding, Generation
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.prompts import Message
 
+CANDIDATES = 20  # that grit-mini judges, as many as `GritRetriever` gives its reranker
 _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 
 
 @contextmanager
 def open_answerer(
-    out: Console, store: Store, *, k: int, quote: bool | None, max_tokens: int, caching: Caching | None
+    out: Console,
+    store: Store,
+    *,
+    k: int,
+    rerank: int | None,
+    quote: bool | None,
+    max_tokens: int,
+    caching: Caching | None,
 ) -> Iterator[Answerer]:
     """Open the index's KV cache for answers, in the index's mode unless another is asked for, and close it at the end.
 
     Raises:
         IngestError: the store is empty.
     """
-    answerer = Answerer(out, store, k=k, quote=quote, max_tokens=max_tokens)
+    answerer = Answerer(out, store, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens)
     wanted = caching or read_settings(store.directory).caching
     with model_cache(store, wanted):
         yield answerer
@@ -40,7 +49,9 @@ class Answerer:
     Args:
         out: where answers are printed.
         store: what they are from; the caching mode is its model's.
-        k: passages to retrieve.
+        k: passages to answer from.
+        rerank: passages to retrieve, of which the model picks the best `k`; 0 retrieves `k` and judges none. By default
+            20 for grit-mini, else 0: a large model's verdicts take time on a CPU.
         quote: answer with sentences of the passages, not with the model's own text; by default for grit-mini only.
         max_tokens: the longest answer.
 
@@ -48,20 +59,23 @@ class Answerer:
         IngestError: the store is empty.
     """
 
-    def __init__(self, out: Console, store: Store, *, k: int, quote: bool | None, max_tokens: int) -> None:
+    def __init__(
+        self, out: Console, store: Store, *, k: int, rerank: int | None, quote: bool | None, max_tokens: int
+    ) -> None:
         if not store.count():
             raise IngestError(f"The store at {store.directory} is empty. Fill it with: grit index PATH...")
         self.out = out
         self.store = store
         self.k = k
         self.bundled = is_bundled(store.model)
+        self.rerank = (CANDIDATES if self.bundled else 0) if rerank is None else rerank
         self.quote = self.bundled if quote is None else quote
         self.decoding = Decoding(max_new_tokens=max_tokens, quote=QUOTING if self.quote else False)
         self.history: list[Message] = []
 
     def answer(self, question: str) -> None:
         """Print the answer, as it comes if the model writes it, then its sources."""
-        hits = self.store.search(question, k=self.k)
+        hits = self._retrieve(question)
         used, messages = self._fitting(question, hits)
         generation = self._quote(messages, used) if self.quote else self._write(messages, used)
         if len(used) < len(hits):
@@ -70,7 +84,14 @@ class Answerer:
         print_reuse(self.out, generation)
         self.history += [Message("user", question), Message("assistant", generation.text)]
         self.out.print()
-        print_sources(self.out, used)
+        print_sources(self.out, used, judged=bool(self.rerank))
+
+    def _retrieve(self, question: str) -> list[Hit]:
+        hits = self.store.search(question, k=max(self.k, self.rerank))
+        if not self.rerank:
+            return hits
+        ranking = self.store.model.rerank(question, _texts(hits), top_n=self.k)
+        return [replace(hits[each.index], score=each.score) for each in ranking]
 
     def _quote(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
         """Print the sentences of the passages that answer best."""

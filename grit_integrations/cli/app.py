@@ -97,7 +97,20 @@ QuoteOption = Annotated[
         show_default="--quote for grit-mini, else --free",
     ),
 ]
-PassagesOption = Annotated[int, typer.Option("-k", "--passages", min=1, max=100, help="How many passages to retrieve.")]
+PassagesOption = Annotated[
+    int, typer.Option("-k", "--passages", min=1, max=100, help="How many passages to answer from.")
+]
+RerankOption = Annotated[
+    int | None,
+    typer.Option(
+        "--rerank",
+        min=0,
+        max=100,
+        metavar="N",
+        help="Retrieve N passages and let the model judge which of them to answer from; 0 takes the nearest.",
+        show_default="20 for grit-mini, else 0",
+    ),
+]
 AnswerCachingOption = Annotated[
     str | None,
     typer.Option(

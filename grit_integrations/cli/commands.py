@@ -21,6 +21,7 @@ from grit_integrations.cli.app import (
     PassagesOption,
     Precision,
     QuoteOption,
+    RerankOption,
     StoreOption,
     TokensOption,
     a_size,
@@ -171,6 +172,7 @@ def ask(
     *,
     store: StoreOption = DEFAULT_STORE,
     k: PassagesOption = 4,
+    rerank: RerankOption = None,
     quote: QuoteOption = None,
     max_tokens: TokensOption = 256,
     caching: AnswerCachingOption = None,
@@ -183,7 +185,9 @@ def ask(
     from grit_integrations.cli.models import open_store
 
     opened, mode = open_store(store, model, device), cast("Caching | None", caching)
-    with open_answerer(console(), opened, k=k, quote=quote, max_tokens=max_tokens, caching=mode) as answerer:
+    with open_answerer(
+        console(), opened, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens, caching=mode
+    ) as answerer:
         answerer.answer(question)
 
 
@@ -198,6 +202,7 @@ def chat(
     *,
     store: StoreOption = DEFAULT_STORE,
     k: PassagesOption = 4,
+    rerank: RerankOption = None,
     quote: QuoteOption = None,
     max_tokens: TokensOption = 256,
     caching: AnswerCachingOption = None,
@@ -210,7 +215,9 @@ def chat(
     from grit_integrations.cli.models import open_store
 
     opened, mode = open_store(store, model, device), cast("Caching | None", caching)
-    with open_answerer(console(), opened, k=k, quote=quote, max_tokens=max_tokens, caching=mode) as answerer:
+    with open_answerer(
+        console(), opened, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens, caching=mode
+    ) as answerer:
         _talk(answerer)
 
 

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from grit_integrations.cli.answering import CANDIDATES
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
 from grit_integrations.cli.questions import Question, read_questions
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk
     from langchain_core.runnables import Runnable
 
-CANDIDATES = 16  # retrieved per question
-PASSAGES = 4  # of them, those that the model judges best and answers from
+PASSAGES = 4  # of the candidates that are retrieved, those that the model judges best and answers from
 FIRST = 3  # of them, among which the right source must be
 SOURCES = Fraction(10, 12)  # of the questions must find their source
 ANSWERS = Fraction(6, 12)  # of the questions must get the right answer, if answers are quotes

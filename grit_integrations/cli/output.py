@@ -124,9 +124,9 @@ def _fitting(word: str, room: int) -> str:
     return word[: next(ends, 1)]
 
 
-def print_sources(out: Console, hits: Sequence[Hit]) -> None:
-    """Print the passages that an answer is from: number, similarity, file and title."""
-    out.print("[bold]Sources[/] [dim](cosine similarity)[/]")
+def print_sources(out: Console, hits: Sequence[Hit], *, judged: bool) -> None:
+    """Print the passages that an answer is from: number, similarity or the model's verdict, file and title."""
+    out.print(f"[bold]Sources[/] [dim]({'relevance' if judged else 'cosine similarity'})[/]")
     for number, hit in enumerate(hits, 1):
         line = Text.assemble((f" [{number}]", "cyan"), (f" {hit.score:.3f} ", "green"), place(hit.document))
         title = one_line(str(hit.document.metadata.get("title", "")))

@@ -155,7 +155,7 @@ class RerankerSuite(ABC, Generic[Item]):
         scores = list(self._scores(self._ranked(_passages())).values())
         _expect(scores == sorted(scores, reverse=True), f"The scores are {scores}, in the order of the passages.")
 
-    def test_scores_are_the_rerankers(self) -> None:
+    def test_scores_are_those_of_the_reranker(self) -> None:
         """A score of the retriever does not pass for one of the reranker."""
         low = [replace(passage, score=0.01 * number) for number, passage in enumerate(_passages())]
         first, second = self._scores(self._ranked(_passages())), self._scores(self._ranked(low))
