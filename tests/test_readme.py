@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -71,3 +72,47 @@ def test_memory_figures_are_the_benchmark_s() -> None:
     for name, bytes_ in added.items():
         row = f"| {name} | {bytes_ / 1e6:,.0f} MB | {bytes_ / added['one GritLM, no framework']:.2f} |"
         assert row in README
+
+
+def test_reranking_figures_are_the_benchmark_s() -> None:
+    result = json.loads((RESULTS / "reranking.json").read_text())
+    middle = {name: median(values) for name, values in result["seconds"].items()}
+    slowest = middle["passage-first, nothing stored"]
+    rows = re.findall(r"^\| (?:passage|query|transformers)[^|]* \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    assert rows == [(f"{value:.3f}", f"{slowest / value:.1f}") for value in middle.values()]
+
+
+def test_answer_figures_are_the_evaluation_s() -> None:
+    result = json.loads((RESULTS / "grit-mini-answers.json").read_text())
+    assert f"| answers, {result['settings']['questions']} questions: F1 |" in README
+    (found,) = result["answers"].values()
+    f1 = {(arm["documents"], arm["caching"], arm["method"]): arm["f1"] for arm in found["arms"]}
+    for label, method in (("quoted (best sentence, best span)", "spans:1-echo"), ("free text", "free")):
+        gold, top_1, top_3 = (f1[given, "off", method] for given in ("gold", "top 1", "top 3"))
+        low, high = 100 * gold["low"], 100 * gold["high"]
+        shown = f"{100 * gold['value']:.1f} ({low:.1f} to {high:.1f}) | {100 * top_1['value']:.1f} | "
+        assert f"| {label}, caching `off` | {shown}{100 * top_3['value']:.1f} |" in README
+
+
+def test_quality_figures_of_reranking_are_the_benchmark_s() -> None:
+    result = json.loads((RESULTS / "retrieval.json").read_text())
+    for figures in result["sets"].values():
+        for name, row in figures["systems"].items():
+            if name in README and "top" in name:
+                gain = row["gain"]
+                shown = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+                assert f"{row['ndcg@10']['value']:.3f}, {shown}" in README
+
+
+def test_the_reranking_example_finds_the_moon(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if ".rerank(" in code)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0].endswith("The Moon drifts away by 3.8 centimeters per year.")
+
+
+@pytest.mark.parametrize("page", ["quoting.md", "reranking.md"])
+def test_examples_of_the_documentation_run(page: str) -> None:
+    examples = re.findall(r"^```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        exec(compile(example, page, "exec"), {})
