@@ -158,8 +158,10 @@ def plot(result: dict[str, Any]) -> None:
         axes.set_xlabel("ms per question")
         axes.set_title(f"{name} ({figures['queries']} questions)", fontsize=9)
     panels[0][0].set_ylabel("nDCG@10, with its 95 % interval")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=3, fontsize=7)
+    drawn = {
+        label: handle for axes in panels[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend([drawn[name] for name in systems], systems, loc="lower center", ncol=3, fontsize=7)
     figure.tight_layout(rect=(0, 0.18, 1, 1))
     figure.savefig(RESULTS / "retrieval.png", dpi=150)
 
