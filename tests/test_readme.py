@@ -110,6 +110,12 @@ def test_the_reranking_example_finds_the_moon(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines()[0].endswith("The Moon drifts away by 3.8 centimeters per year.")
 
 
+def test_the_quoting_example_quotes_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "Quoting(" in code)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "The Moon drifts away by 3.8 centimeters per year. True\n"
+
+
 @pytest.mark.parametrize("page", ["quoting.md", "reranking.md"])
 def test_examples_of_the_documentation_run(page: str) -> None:
     examples = re.findall(r"^```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL | re.MULTILINE)
