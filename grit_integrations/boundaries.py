@@ -142,7 +142,8 @@ def _may_end(character: str) -> bool:
 
 def _is_cut(text: str, kinds: Sequence[_Kind], bases: Sequence[int], index: int) -> bool:
     """Tell whether a word may end before `text[index]` and another begin with it."""
-    if kinds[index] is _Kind.EXTEND or text[index - 1] == _ZERO_WIDTH_JOINER:
+    joined = text[index - 1] == _ZERO_WIDTH_JOINER and kinds[index] is _Kind.CONTENT
+    if kinds[index] is _Kind.EXTEND or joined:
         return False
     base = bases[index - 1]
     if base < 0:

@@ -51,8 +51,11 @@ def stats(store: Path) -> dict[str, object]:
 
 
 def ask(store: Path, *options: object) -> tuple[str, int, str]:
-    """Return the answer, the prompt tokens that were read from the cache, and everything that was printed."""
-    said = good("ask", QUESTION, "--store", store, "--free", "--max-tokens", 4, *options)
+    """Return the answer, the prompt tokens that were read from the cache, and everything that was printed.
+
+    Without reranking: what verdicts read would be in the cache, whatever was stored.
+    """
+    said = good("ask", QUESTION, "--store", store, "--free", "--rerank", 0, "--max-tokens", 4, *options)
     match = re.search(r"cache: ([\d,]+) of ([\d,]+) prompt tokens read", said)
     return said.split("cache:")[0].split("\nSources")[0].strip(), int(match[1]) if match else 0, said
 

@@ -191,7 +191,7 @@ WRONG: dict[Callable[..., list[Item]], set[str]] = {
     edits_texts: {"texts and ids are kept", "every passage comes back once"},
     writes_into_metadata: {"inputs stay as they were"},
     sorts_in_place: {"inputs stay as they were"},
-    keeps_stale_scores: {"scores descend", "scores are the rerankers", "every passage has a score"},
+    keeps_stale_scores: {"scores descend", "scores are those of the reranker", "every passage has a score"},
     gives_nothing: {"one passage", "metadata is kept", "texts and ids are kept", "top n keeps the best"},
     gives_no_scores: {"every passage has a score", "scores descend"},
     scores_nan: {"every passage has a score"},
