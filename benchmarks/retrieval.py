@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from common import RESULTS, environment, save
 from tqdm import tqdm
 
@@ -48,7 +47,7 @@ class Arm:
 
     def is_run(self, depth: int, questions: int) -> bool:
         """Whether the arm is run: what takes seconds a question is not asked hundreds."""
-        return depth <= min(10, self.deepest) or (depth <= self.deepest and questions <= self.questions)
+        return depth <= (self.deepest if questions <= self.questions else 10)
 
 
 COSINE = 15.0  # what the sets that were watched in training like best; others between 10 and 30 differ little
@@ -166,12 +165,27 @@ def plot(result: dict[str, Any]) -> None:
     figure.savefig(RESULTS / "retrieval.png", dpi=150)
 
 
+def kept(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the last run's figures of all sets but `names`, which are measured now.
+
+    Raises:
+        SystemExit: they come from another model, seed or machine, and would be compared with what they are not like.
+    """
+    last = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"sets": {}}
+    others = {name: figures for name, figures in last["sets"].items() if name not in names}
+    differ = [key for key, value in settings.items() if others and last[key] != value]
+    if differ:
+        cure = "Measure all sets (leave out --sets), or move that file away."
+        raise SystemExit(f"{FIGURES} has {', '.join(others)} with another {' and '.join(differ)}. {cure}")
+    return others
+
+
 def main() -> None:
     """Run, print, save, draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("runs/grit-data"), help="what the converter made")
     parser.add_argument("--model", default="grit-mini")
-    parser.add_argument("--sets", nargs="+", default=SETS, help="others keep the figures of the last run")
+    parser.add_argument("--sets", nargs="+", default=SETS, help="others keep their last figures, of this machine")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--passages", type=int, default=None)
     parser.add_argument("--depths", type=int, nargs="+", default=(10, 50))
@@ -183,12 +197,9 @@ def main() -> None:
         "model": options.model,
         "precision": str(plain.describe()["dtype"]),
         "seed": options.seed,
-        "environment": environment() | {"threads": torch.get_num_threads()},
-        "sets": {},
+        "environment": environment(),
     }
-    last = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    if all(last.get(key) == result[key] for key in result if key != "sets"):
-        result["sets"] = last["sets"]
+    result["sets"] = kept(result, options.sets)
     for name in options.sets:
         whole = load_retrieval(options.data / "evaluation" / "retrieval" / f"{name}.jsonl")
         found = narrowed(whole, queries=options.queries, passages=options.passages, seed=options.seed)

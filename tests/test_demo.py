@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from grit_integrations import GritLM, IngestError, Quote, Quoting
-from grit_integrations.cli.answering import CANDIDATES
 from grit_integrations.cli.demo import PASSAGES, find_corpus, langchain_side, llama_index_side, run_demo
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTING
 from grit_integrations.ingest import Store
+from grit_integrations.reranking.options import CANDIDATES
 
 CORPUS = Path(__file__).parents[1] / "examples" / "corpus"
 

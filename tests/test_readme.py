@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -82,26 +83,102 @@ def test_reranking_figures_are_the_benchmark_s() -> None:
     assert rows == [(f"{value:.3f}", f"{slowest / value:.1f}") for value in middle.values()]
 
 
+def test_retrieval_figures_are_the_evaluation_s() -> None:
+    found = json.loads((RESULTS / "grit-mini-retrieval.json").read_text())["retrieval"]["squad-v1.1-dev-part"]
+    assert f"| retrieval, {found['queries']} questions, {found['passages']:,} passages |" in README
+    for label, name in (("grit-mini", "model, instructed"), ("BM25", "BM25"), ("random order", "random order")):
+        system = found["systems"][name]
+        ten, interval = system["recall@10"], ""
+        if ten["low"] < ten["high"]:  # the random order is exact
+            interval = f" ({ten['low']:.3f} to {ten['high']:.3f})"
+        row = f"{system['recall@1']['value']:.3f} | {ten['value']:.3f}{interval} | {system['ndcg@10']['value']:.3f}"
+        assert f"| {label} | {row} |" in README
+
+
 def test_answer_figures_are_the_evaluation_s() -> None:
     result = json.loads((RESULTS / "grit-mini-answers.json").read_text())
     assert f"| answers, {result['settings']['questions']} questions: F1 |" in README
     (found,) = result["answers"].values()
-    f1 = {(arm["documents"], arm["caching"], arm["method"]): arm["f1"] for arm in found["arms"]}
+    arms = {(arm["documents"], arm["caching"], arm["method"], arm["precision"]): arm for arm in found["arms"]}
     for label, method in (("quoted (best sentence, best span)", "spans:1-echo"), ("free text", "free")):
-        gold, top_1, top_3 = (f1[given, "off", method] for given in ("gold", "top 1", "top 3"))
-        low, high = 100 * gold["low"], 100 * gold["high"]
-        shown = f"{100 * gold['value']:.1f} ({low:.1f} to {high:.1f}) | {100 * top_1['value']:.1f} | "
-        assert f"| {label}, caching `off` | {shown}{100 * top_3['value']:.1f} |" in README
+        gold, top_1, top_3 = (arms[given, "off", method, "native"]["f1"] for given in ("gold", "top 1", "top 3"))
+        shown = f"{points(gold)} | {100 * top_1['value']:.1f} | {100 * top_3['value']:.1f}"
+        assert f"| {label}, caching `off` | {shown} |" in README
+    for label, caching, precision in (
+        ("`doc`, against `off`", "doc", "native"),
+        ("`doc` in int8, against `doc`", "doc", "int8"),
+        ("`query`, against `off`", "query", "native"),
+    ):
+        (row,) = re.findall(rf"^\| {re.escape(label)} \| (.*) \|$", README, re.MULTILINE)
+        for given, cell in zip(("gold", "top 1", "top 3"), row.split(" | "), strict=True):
+            gained = points(arms[given, caching, "spans:1-echo", precision]["f1 difference"], "+")
+            assert cell in (gained, gained.split(" ", 1)[0])
+    for given in ("gold", "top 1", "top 3"):
+        assert arms[given, "prefix", "spans:1-echo", "native"]["other answers"] == 0
+    for name in ("rule by question type", "sentence with most shared words"):
+        assert re.search(
+            rf"^\| {name}.*\| {re.escape(points(found['baselines'][name]['f1']))} \|", README, re.MULTILINE
+        )
 
 
-def test_quality_figures_of_reranking_are_the_benchmark_s() -> None:
-    result = json.loads((RESULTS / "retrieval.json").read_text())
-    for figures in result["sets"].values():
-        for name, row in figures["systems"].items():
-            if name in README and "top" in name:
-                gain = row["gain"]
-                shown = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-                assert f"{row['ndcg@10']['value']:.3f}, {shown}" in README
+def points(figure: dict[str, float], sign: str = "") -> str:
+    """Return a share of 1 with its interval in points of 100, as the tables show it."""
+    value, low, high = (f"{100 * figure[key]:{sign}.1f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+@pytest.mark.parametrize(
+    ("page", "arms"),
+    [("README.md", 5), ("docs/reranking.md", 11), ("grit_integrations/bundled/grit-mini/README.md", 11)],
+)
+def test_quality_figures_of_reranking_are_the_benchmark_s(page: str, arms: int) -> None:
+    sets = json.loads((RESULTS / "retrieval.json").read_text())["sets"]
+    table = (ROOT / page).read_text(encoding="utf-8").split("| nDCG@10, gain over the embeddings |")[1].split("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    assert len(rows) == arms
+    for name, *cells, milliseconds in rows:
+        found = [sets[each]["systems"].get(name) for each in ("squad-v1.1-dev-part", "selqa", "handwritten")]
+        assert cells == [shown(name, system) for system in found]
+        first = next(system for system in found if system)
+        assert milliseconds == f"{1000 * first['seconds']:,.0f}"
+
+
+def shown(name: str, system: dict[str, Any] | None) -> str:
+    """Return a cell of the table: nDCG@10, and what it gains over the embeddings."""
+    if system is None:
+        return ""
+    ndcg, gain = f"{system['ndcg@10']['value']:.3f}", system["gain"]
+    if name == "embeddings":
+        return ndcg
+    return f"{ndcg}, {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+
+
+def test_training_s_share_is_the_benchmark_s() -> None:
+    result = json.loads((RESULTS / "training.json").read_text())
+    bare, ours = (result["tokens_per_second"][arm] for arm in ("bare forward-backward", "grit train"))
+    rounds = sorted(after / before for before, after in zip(bare, ours, strict=True))
+    assert f"reaches {result['share']:.0%}".replace("%", " %") in README
+    assert f"{100 * rounds[0]:.0f} to {100 * rounds[-1]:.0f} % in three rounds" in README
+
+
+def test_what_rerankers_fail_is_the_benchmark_s() -> None:
+    rerankers = json.loads((RESULTS / "reranker_conformance.json").read_text())["rerankers"]
+    failed = {
+        name: [case["outcome"] for case in found["cases"].values()].count("failed")
+        for name, found in rerankers.items()
+        if "cases" in found
+    }
+    assert {number for name, number in failed.items() if name.startswith("Grit")} == {0}
+    others = [
+        failed[f"{room} {name}"]
+        for room, name in (
+            ("langchain-classic", "CrossEncoderReranker"),
+            ("LlamaIndex", "RankGPTRerank"),
+            ("LlamaIndex", "LLMRerank"),
+        )
+    ]
+    words = "`CrossEncoderReranker` fails {}, LlamaIndex's `RankGPTRerank` {} and its `LLMRerank`.*choices, {}\\."
+    assert re.search(words.format(*others), README)
 
 
 def test_the_reranking_example_finds_the_moon(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ from grit_integrations.errors import ContextOverflowError, IngestError
 from grit_integrations.generation import Caching, Decoding, Generation
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.prompts import Message
+from grit_integrations.reranking.options import CANDIDATES
 
-CANDIDATES = 20  # that grit-mini judges, as many as `GritRetriever` gives its reranker
 _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 
 

@@ -22,7 +22,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from grit_integrations.cli.answering import CANDIDATES
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
 from grit_integrations.cli.questions import Question, read_questions
@@ -31,6 +30,7 @@ from grit_integrations.errors import IngestError, MissingExtraError
 from grit_integrations.generation import Quote, Quoting
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.model import GritLM
+from grit_integrations.reranking.options import CANDIDATES
 
 try:
     from langchain_core.documents import Document

@@ -25,8 +25,7 @@ from grit_integrations.langchain.options import ModelSource
 from grit_integrations.langchain.reranker import SCORE, GritReranker
 from grit_integrations.model import GritLM
 from grit_integrations.prompts import check_text
-
-CANDIDATES = 20  # what a reranker gets to see, as many as LangChain's searches for diversity fetch
+from grit_integrations.reranking.options import CANDIDATES
 
 logger = logging.getLogger(__name__)
 

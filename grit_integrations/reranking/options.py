@@ -12,6 +12,7 @@ from grit_integrations.reranking.prompts import ORDERS, Order
 
 Method = Literal["pointwise", "listwise", "embedding"]
 METHODS: tuple[Method, ...] = get_args(Method)
+CANDIDATES = 20  # retrieved for a reranking if nobody says how many, as LangChain's searches for diversity do
 Score = Literal["probability", "logit"]
 
 

@@ -17,10 +17,7 @@ from passages import PASSAGES, QUERY, logits, some_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grit_integrations import GritLM
-from grit_integrations.errors import (
-    ModelLoadError,
-    OptionError,
-)
+from grit_integrations.errors import ModelLoadError, OptionError
 from grit_integrations.planning import plan_prompt
 from grit_integrations.reranking.prompts import ORDERS, Order, verdict_ids, verdict_parts
 
