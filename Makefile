@@ -12,7 +12,7 @@ test: $(VENV)/.dev check  ## everything that must hold before a commit lands
 	$(BIN)/pytest
 
 extended: $(VENV)/.dev  ## what takes minutes: 5,000 cases of hit against miss, 100 kills, long hammering
-	GRIT_EXACT_CASES=5000 $(BIN)/pytest -m "" tests/test_caching_exact.py tests/kv
+	GRIT_EXACT_CASES=5000 $(BIN)/pytest -m "" tests/kv
 
 check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CORPUS = ROOT / "examples" / "corpus"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 # Random weights of about 230M parameters: enough to measure time and memory, meaningless as a model.
 SHAPE_230M = {

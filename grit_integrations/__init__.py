@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from grit_integrations.engine.streaming import GenerationStream
     from grit_integrations.errors import (
         CacheCorruptError,
         CacheError,
@@ -39,11 +40,10 @@ if TYPE_CHECKING:
         Usage,
     )
     from grit_integrations.kv.policy import CachePolicy
-    from grit_integrations.kv.store import KVCacheStore
+    from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.model import GritLM
-    from grit_integrations.prompts import Message
+    from grit_integrations.prompts.formats import Message
     from grit_integrations.reranking.options import Ranked, Reranking
-    from grit_integrations.streaming import GenerationStream
 
 __version__ = "0.1.0"
 
@@ -78,11 +78,11 @@ _HOMES = {
         "Usage",
     ),
     "kv.policy": ("CachePolicy",),
-    "kv.store": ("KVCacheStore",),
+    "kv.store.store": ("KVCacheStore",),
     "model": ("GritLM",),
-    "prompts": ("Message",),
+    "prompts.formats": ("Message",),
     "reranking.options": ("Ranked", "Reranking"),
-    "streaming": ("GenerationStream",),
+    "engine.streaming": ("GenerationStream",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from typing_extensions import Self
 
-from grit_integrations.checkpoint import Checkpoint, digest_with_head, find_checkpoint
-from grit_integrations.encoder import POOLINGS, Pooling
-from grit_integrations.engine import Engine, shared_engine
+from grit_integrations.engine.encoder import POOLINGS, Pooling
+from grit_integrations.engine.engine import Engine, shared_engine
 from grit_integrations.errors import OptionError
 from grit_integrations.generation import Caching
-from grit_integrations.inputs import check_caching
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store import KVCacheStore
-from grit_integrations.weights import LoadOptions
+from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head, find_checkpoint
+from grit_integrations.loading.weights import LoadOptions
+from grit_integrations.prompts.requests import check_caching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,13 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import Unpack
 
-from grit_integrations.caching import EMBEDS_DOCUMENTS, EMBEDS_QUERIES, KEEPS_DOCUMENTS, BlockCache, total_report
-from grit_integrations.encoder import EncoderInput
-from grit_integrations.engine import Engine, loaded_engine
+from grit_integrations.engine.block_cache import (
+    EMBEDS_DOCUMENTS,
+    EMBEDS_QUERIES,
+    KEEPS_DOCUMENTS,
+    BlockCache,
+    total_report,
+)
+from grit_integrations.engine.calls import in_thread, wait
+from grit_integrations.engine.encoder import EncoderInput
+from grit_integrations.engine.engine import Engine, loaded_engine
+from grit_integrations.engine.scheduler import Keep
+from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import GritError
 from grit_integrations.generation import CacheReport, Caching, Decoding, Generation
 from grit_integrations.handle import ModelHandle
-from grit_integrations.inputs import (
+from grit_integrations.prompts.formats import Messages, check_characters
+from grit_integrations.prompts.requests import (
     Prompt,
     check_quoting,
     count_prompt_tokens,
@@ -32,14 +42,10 @@ from grit_integrations.inputs import (
     quotable_regions,
     quotable_spans,
 )
-from grit_integrations.prompts import Messages, check_characters
-from grit_integrations.quoting import all_runs, best_regions
+from grit_integrations.quoting.nearest import all_runs, best_regions
+from grit_integrations.quoting.spans import Spans
 from grit_integrations.reranking.options import Ranked, Reranking, RerankingOptions
-from grit_integrations.reranking.run import rerank
-from grit_integrations.scheduler import Keep
-from grit_integrations.spans import Spans
-from grit_integrations.streaming import GenerationStream
-from grit_integrations.waiting import in_thread, wait
+from grit_integrations.reranking.rerank import rerank
 
 Vectors = npt.NDArray[np.float32]
 

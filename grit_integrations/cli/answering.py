@@ -15,7 +15,7 @@ from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import ContextOverflowError, IngestError
 from grit_integrations.generation import Caching, Decoding, Generation
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
-from grit_integrations.prompts import Message
+from grit_integrations.prompts.formats import Message
 from grit_integrations.reranking.options import CANDIDATES
 
 _MARKERS = 16  # tokens, at most, around the instruction of an embedded query

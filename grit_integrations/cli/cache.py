@@ -15,7 +15,7 @@ from grit_integrations.cli.output import console, counted, disk_size, shown_path
 from grit_integrations.errors import OptionError
 
 if TYPE_CHECKING:
-    from grit_integrations.kv.store import KVCacheStore
+    from grit_integrations.kv.store.store import KVCacheStore
 
 cache_app = typer.Typer(
     name="cache",

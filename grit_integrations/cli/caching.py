@@ -17,7 +17,7 @@ from grit_integrations.ingest.store import IndexReport, Store, read_card, write_
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.sizes import parse_size
-from grit_integrations.kv.store import KVCacheStore
+from grit_integrations.kv.store.store import KVCacheStore
 
 # Every passage of an index has its block, however short, so that those without one are those still to be read.
 POLICY = CachePolicy(min_tokens=0)

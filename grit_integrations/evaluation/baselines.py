@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from grit_integrations.evaluation.answers import normalise
-from grit_integrations.sentences import sentences
+from grit_integrations.quoting.sentences import sentences
 
 Picker = Callable[[str, Sequence[str]], int]
 

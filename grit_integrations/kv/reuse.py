@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from grit_integrations.generation import CacheReport, Caching
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.keys import KeySpace
-from grit_integrations.kv.plan import Plan, PlannedBlock
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store import KVCacheStore
+from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.prompts.plan import Plan, PlannedBlock
 
 _MEASURABLE = 128  # tokens of a block from which a speed can be told
 

@@ -24,7 +24,6 @@ from typing_extensions import Self
 from grit_integrations import __version__
 from grit_integrations.errors import EmptyTextError, GritError
 from grit_integrations.generation import Generation, GenerationChunk, Usage
-from grit_integrations.langchain.citations import as_citations
 from grit_integrations.langchain.documents import known_texts
 from grit_integrations.langchain.messages import as_turns
 from grit_integrations.langchain.options import (
@@ -34,6 +33,7 @@ from grit_integrations.langchain.options import (
     response_metadata,
     says_something,
 )
+from grit_integrations.langchain.quotes import as_citations
 from grit_integrations.model import GritLM
 
 

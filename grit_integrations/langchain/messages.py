@@ -26,7 +26,7 @@ from langchain_core.messages import (
 )
 
 from grit_integrations.errors import PromptError
-from grit_integrations.prompts import Message, Role
+from grit_integrations.prompts.formats import Message, Role
 
 _TEXT_BLOCKS = frozenset({"text", "input_text", "output_text", "text-plain"})
 # What other models leave in their turns beside text: not for the next reader.

@@ -35,11 +35,11 @@ from grit_integrations.generation import (
     TokenLogprob,
 )
 from grit_integrations.handle import default_device, default_source
-from grit_integrations.inputs import check_caching
-from grit_integrations.langchain.citations import described, quotes_metadata
 from grit_integrations.langchain.documents import Passage, as_passages
+from grit_integrations.langchain.quotes import described, quotes_metadata
 from grit_integrations.model import GenerationOptions as CoreOptions
 from grit_integrations.model import GritLM
+from grit_integrations.prompts.requests import check_caching
 
 PROVIDER = "grit"
 

@@ -18,13 +18,13 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from grit_integrations.caching import EMBEDS_DOCUMENTS, KEEPS_DOCUMENTS
+from grit_integrations.engine.block_cache import EMBEDS_DOCUMENTS, KEEPS_DOCUMENTS
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.options import ModelSource
 from grit_integrations.langchain.reranker import SCORE, GritReranker
 from grit_integrations.model import GritLM
-from grit_integrations.prompts import check_text
+from grit_integrations.prompts.formats import check_text
 from grit_integrations.reranking.options import CANDIDATES
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from grit_integrations.llama_index.embeddings import GritEmbedding
 from grit_integrations.llama_index.events import KVCacheEvent
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.query_engine import GritQueryEngine
-from grit_integrations.llama_index.rerank import GritRerank
+from grit_integrations.llama_index.reranker import GritRerank
 from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.settings import install
 from grit_integrations.llama_index.synthesizer import GritSynthesizer

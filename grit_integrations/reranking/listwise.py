@@ -12,16 +12,16 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import ContextOverflowError, RerankError
 from grit_integrations.generation import Decoding, Generation
-from grit_integrations.kv.plan import Plan
-from grit_integrations.planning import plan_prompt
+from grit_integrations.prompts.plan import Plan
+from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.reranking.options import Reranking
 from grit_integrations.reranking.permutations import listing, read_order, windows
 from grit_integrations.reranking.pointwise import Judge
-from grit_integrations.reranking.prompts import ranking_parts
-from grit_integrations.streaming import GenerationStream
-from grit_integrations.tokenization import PromptTokenizer
+from grit_integrations.reranking.wording import ranking_parts
 
 logger = logging.getLogger(__name__)
 

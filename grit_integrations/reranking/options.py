@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
 from grit_integrations.errors import OptionError
-from grit_integrations.reranking.prompts import ORDERS, Order
+from grit_integrations.reranking.wording import ORDERS, Order
 
 Method = Literal["pointwise", "listwise", "embedding"]
 METHODS: tuple[Method, ...] = get_args(Method)

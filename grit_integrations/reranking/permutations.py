@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from grit_integrations.constraints import Permutation
+from grit_integrations.engine.constraints import Permutation
 from grit_integrations.errors import OptionError, PromptError
-from grit_integrations.tokenization import PromptTokenizer
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 _FIRST, _LATER = "[{}]", " > [{}]"
 _IDENTIFIER = re.compile(r"\[\s*([0-9]{1,9})\s*\]")  # not \d, which is a digit of any script

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from grit_integrations.caching import BlockCache
-from grit_integrations.checkpoint import Checkpoint
-from grit_integrations.engine import Engine
+from grit_integrations.engine.block_cache import BlockCache
+from grit_integrations.engine.calls import wait
+from grit_integrations.engine.engine import Engine
 from grit_integrations.errors import ContextOverflowError, ModelLoadError
 from grit_integrations.generation import Caching
-from grit_integrations.kv.plan import Plan
-from grit_integrations.planning import plan_prompt
+from grit_integrations.loading.checkpoint import Checkpoint
+from grit_integrations.prompts.plan import Plan
+from grit_integrations.prompts.planning import plan_prompt
 from grit_integrations.reranking.options import Reranking, Score
-from grit_integrations.reranking.prompts import ORDERS, Order, verdict_ids, verdict_parts
-from grit_integrations.waiting import wait
+from grit_integrations.reranking.wording import ORDERS, Order, verdict_ids, verdict_parts
 
 logger = logging.getLogger(__name__)
 

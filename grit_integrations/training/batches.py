@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from grit_integrations.prompts import ASSISTANT, USER, Segment, Special, embedding_header
-from grit_integrations.prompts import Text as PromptText
-from grit_integrations.tokenization import PromptTokenizer
+from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special, embedding_header
+from grit_integrations.prompts.formats import Text as PromptText
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.training.data import Pair, Text
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grit_integrations.kv.plan import Plan, PlannedBlock
+from grit_integrations.prompts.plan import Plan, PlannedBlock
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import DataError
-from grit_integrations.prompts import rag_prompt
+from grit_integrations.prompts.formats import rag_prompt
 from grit_integrations.training.data import read_json_lines
 
 Row = dict[str, Any]

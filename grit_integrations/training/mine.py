@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from grit_integrations.errors import DataError
 from grit_integrations.model import GritLM
-from grit_integrations.sentences import sentences
+from grit_integrations.quoting.sentences import sentences
 from grit_integrations.training.data import Pair, RowFile, parse_pair, row_files
 from grit_integrations.training.questions import parse_question
 

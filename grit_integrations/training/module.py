@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from grit_integrations.encoder import bidirectional_view, pool
+from grit_integrations.engine.encoder import bidirectional_view, pool
 from grit_integrations.training.batches import IGNORED, EmbeddingInputs, TextBatch
 from grit_integrations.training.blocks import DenseBatch
 from grit_integrations.training.config import ModelConfig

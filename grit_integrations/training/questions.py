@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grit_integrations.sentences import sentences
+from grit_integrations.quoting.sentences import sentences
 
 _AROUND = 150  # characters before an answer, at most, where no sentence can be told
 _LONGEST_SENTENCE = 600  # characters; what is longer is a list or a table without full stops

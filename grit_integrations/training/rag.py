@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from grit_integrations.generation import Caching
-from grit_integrations.layout import lay_out
-from grit_integrations.planning import plan_prompt
-from grit_integrations.spans import Spans
+from grit_integrations.prompts.layout import lay_out
+from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.quoting.spans import Spans
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.blocks import DenseBatch, DensePrompt, dense_prompt, pad_prompts
 from grit_integrations.training.config import RagConfig

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from grit_integrations.planning import plan_prompt
-from grit_integrations.prompts import Part
-from grit_integrations.reranking.prompts import Order, ranking_parts, verdict_ids, verdict_parts
+from grit_integrations.prompts.formats import Part
+from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.reranking.wording import Order, ranking_parts, verdict_ids, verdict_parts
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.blocks import DenseBatch, DensePrompt, dense_prompt, pad_prompts
 from grit_integrations.training.config import RerankingConfig

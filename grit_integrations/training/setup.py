@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError, DataError
-from grit_integrations.prompts import USER, Segment, Special
-from grit_integrations.reranking.prompts import verdict_ids
+from grit_integrations.prompts.formats import USER, Segment, Special
+from grit_integrations.reranking.wording import verdict_ids
 from grit_integrations.training import initial, judging, pointing
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window

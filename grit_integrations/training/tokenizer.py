@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from grit_integrations.prompts import MARKERS
+from grit_integrations.prompts.formats import MARKERS
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 WHOLE_WORDS = ("yes", "no")  # always one token: a reranker compares their probabilities

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from question_sets import DISTRACTORS, PASSAGES, QUESTIONS
 
 from grit_integrations import GritLM
 from grit_integrations.evaluation.answering import FREE, WITH_DOCUMENTS, Answerer, Arm, all_arms
@@ -13,8 +14,6 @@ from grit_integrations.evaluation.options import EvaluationOptions
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
 from grit_integrations.evaluation.sets import Question, QuestionSet
 from grit_integrations.generation import CACHINGS
-
-from .conftest import DISTRACTORS, PASSAGES, QUESTIONS
 
 
 def questions(*, answerable: bool) -> QuestionSet:

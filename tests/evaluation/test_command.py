@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from question_sets import write_rows
 from typer.testing import CliRunner
 
 from grit_integrations.cli import app
 from grit_integrations.evaluation.options import PARTS
-
-from .conftest import write_rows
 
 # A process that a shell started in the background ignores SIGINT unless it says otherwise.
 RUN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

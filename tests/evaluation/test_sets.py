@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from question_sets import DISTRACTORS, PASSAGES, QUESTIONS, write_rows
 
 from grit_integrations import OptionError
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.options import EvaluationOptions
 from grit_integrations.evaluation.sets import open_sets
-
-from .conftest import DISTRACTORS, PASSAGES, QUESTIONS, write_rows
 
 
 def test_the_defaults_take_all_but_headings(folder: Path) -> None:

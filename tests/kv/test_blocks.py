@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from grit_integrations import Decoding, GritLM
-from grit_integrations.encoder import bidirectional_view
+from grit_integrations.engine.encoder import bidirectional_view
 from grit_integrations.errors import CacheCorruptError, CacheError
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import PreallocatedLayer, preallocated_cache

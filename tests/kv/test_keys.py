@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from grit_integrations.kv.keys import KeySpace, child
-from grit_integrations.kv.plan import Plan, PlannedBlock
+from grit_integrations.prompts.plan import Plan, PlannedBlock
 
 FIELDS = [field.name for field in fields(KeySpace)]
 

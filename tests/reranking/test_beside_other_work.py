@@ -77,7 +77,7 @@ def test_an_error_reaches_only_its_caller(make: Make, monkeypatch: pytest.Monkey
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("grit_integrations.verdicts.tail_logits", failing)
+        patch.setattr("grit_integrations.engine.verdicts.tail_logits", failing)
         with pytest.raises(RuntimeError, match="no memory"):
             grit.rerank(QUERY, PASSAGES)
     assert len(grit.rerank(QUERY, PASSAGES)) == 4

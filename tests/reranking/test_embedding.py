@@ -10,7 +10,7 @@ import pytest
 
 from grit_integrations import ContextOverflowError, GritLM, OptionError
 from grit_integrations.reranking import Reranking
-from grit_integrations.reranking.embedding import scores
+from grit_integrations.reranking.cosines import scores
 
 PASSAGES = ["The heart pumps blood.", "Stars shine by fusion.", "Plants make sugar from light."]
 SETTINGS = Reranking(method="embedding")

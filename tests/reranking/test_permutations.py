@@ -13,9 +13,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations import GritLM, OptionError
-from grit_integrations.constraints import Permutation, PermutationConstraint
+from grit_integrations.engine.constraints import Permutation, PermutationConstraint
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.reranking.permutations import listing, read_order, windows, write_order
-from grit_integrations.tokenization import PromptTokenizer
 
 END = 2
 

@@ -9,7 +9,7 @@ from passages import PASSAGES, QUERY, Make, logits
 
 from grit_integrations import Decoding, KVCacheStore
 from grit_integrations.generation import Caching
-from grit_integrations.reranking.prompts import ORDERS, Order
+from grit_integrations.reranking.wording import ORDERS, Order
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

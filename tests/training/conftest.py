@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
+from recipes import Trained, tiny_recipe
 
-from grit_integrations.training import TrainConfig, TrainResult, load_config, train
-
-RECIPE = Path(__file__).parents[2] / "examples" / "training" / "tiny.toml"
-
-
-def tiny_recipe(output: Path, **changes: object) -> TrainConfig:
-    """Return the example recipe, writing to `output`."""
-    return dataclasses.replace(load_config(RECIPE), output=str(output), **changes)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run of the tiny recipe."""
-
-    config: TrainConfig
-    result: TrainResult
+from grit_integrations.training import train
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipes import tiny_recipe
 from torch import Tensor
 
 from grit_integrations import GritLM
-from grit_integrations.encoder import POOLINGS, pool
+from grit_integrations.engine.encoder import POOLINGS, pool
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.batches import embedding_inputs, text_batch
 from grit_integrations.training.config import Attention
 from grit_integrations.training.data import Text
 from grit_integrations.training.masks import bidirectional_then_causal, causal_then_bidirectional
 from grit_integrations.training.trainer import Run
-
-from .conftest import tiny_recipe
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=4)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from grit_integrations import Decoding, GritLM
 from grit_integrations.generation import CACHINGS, Caching
-from grit_integrations.kv.plan import Plan, PlannedBlock
-from grit_integrations.layout import lay_out
-from grit_integrations.planning import plan_prompt
+from grit_integrations.prompts.layout import lay_out
+from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.prompts.planning import plan_prompt
 from grit_integrations.training.blocks import dense_prompt, pad_prompts
 
 DOCUMENTS = ("The heart pumps blood through the body.", "Distant stars burn for billions of years.")

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import tiny_recipe
 from torch import Tensor
 
 from grit_integrations.training.batches import embedding_inputs
 from grit_integrations.training.contrastive import in_chunks
 from grit_integrations.training.trainer import Run
-
-from .conftest import tiny_recipe
 
 
 def gradients(run: Run) -> tuple[float, dict[str, Tensor]]:

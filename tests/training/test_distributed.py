@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import in_processes
+from recipes import tiny_recipe
 from safetensors.torch import load_file
 from torch import distributed
 from transformers import AutoModelForCausalLM
 
 from grit_integrations.training import train
 from grit_integrations.training.checkpoints import newest_checkpoint
-
-from .conftest import tiny_recipe
-from .processes import in_processes
 
 Record = dict[str, float]
 # A sum over tokens is the same however the rows are shared out; "mixed" is a mean of the processes' means.

@@ -6,14 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from recipes import tiny_recipe
 
-from grit_integrations.encoder import bidirectional_view
+from grit_integrations.engine.encoder import bidirectional_view
 from grit_integrations.training import setup
 from grit_integrations.training.batches import PromptEncoder, embedding_inputs
 from grit_integrations.training.initial import token_codes, token_weights
 from grit_integrations.training.trainer import Run
-
-from .conftest import tiny_recipe
 
 
 def start(tmp_path: Path) -> Run:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from grit_integrations.planning import plan_prompt
-from grit_integrations.prompts import USER, Segment, Special
-from grit_integrations.reranking.prompts import verdict_ids, verdict_parts
+from grit_integrations.prompts.formats import USER, Segment, Special
+from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.blocks import dense_prompt
 from grit_integrations.training.config import READER_WORKSPACE

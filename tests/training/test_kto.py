@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recipes import Trained
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError, DataError
@@ -16,8 +17,6 @@ from grit_integrations.training.initial import load_model
 from grit_integrations.training.kto import KtoSettings, as_examples, parse_judged, train_kto
 from grit_integrations.training.tokenizer import load_tokenizer
 from grit_integrations.training.watching import response_nats
-
-from .conftest import Trained
 
 PLACES = ("Arnwick", "Bellmere", "Corvale", "Dunholt", "Hartfen", "Glenmoor")
 

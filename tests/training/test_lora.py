@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recipes import Trained, tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -17,8 +18,6 @@ from grit_integrations.errors import ConfigError
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.config import LoraConfig
 from grit_integrations.training.trainer import Run, _threads
-
-from .conftest import Trained, tiny_recipe
 
 ADAPTERS = LoraConfig(rank=4, alpha=8, dropout=0.1, targets=("q_proj", "v_proj", "down_proj"))
 

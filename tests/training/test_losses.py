@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
+from processes import in_processes
 from torch import Tensor
 
 from grit_integrations.training.batches import IGNORED
 from grit_integrations.training.losses import gather_rows, info_nce, response_loss
-
-from .processes import in_processes
 
 
 def by_hand(queries: Tensor, passages: Tensor, texts: list[int], temperature: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import RECIPE, tiny_recipe
 
 from grit_integrations import ConfigError, DataError
 from grit_integrations.generation import CACHINGS, Caching
@@ -23,8 +24,6 @@ from grit_integrations.training.pointing import pointer_scores
 from grit_integrations.training.rag import Example, rag_batch, rag_row
 from grit_integrations.training.setup import wake_layers
 from grit_integrations.training.trainer import Run
-
-from .conftest import RECIPE, tiny_recipe
 
 READER = ModelConfig(
     vocab_size=420,

@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from recipes import RECIPE, tiny_recipe
 from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError
-from grit_integrations.reranking.prompts import ORDERS
+from grit_integrations.reranking.wording import ORDERS
 from grit_integrations.training import train
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.config import RerankingConfig, config_from_table
@@ -22,8 +23,6 @@ from grit_integrations.training.export import grit_config
 from grit_integrations.training.objectives import Context
 from grit_integrations.training.order import BatchPlan, Stream
 from grit_integrations.training.reranking import RerankingBatch, RerankingObjective, judged, shuffled
-
-from .conftest import RECIPE, tiny_recipe
 
 QUERY, POSITIVE, NEGATIVES = "where is the mill?", "by the hill", ("by the sea", "in town", "n2", "n3", "n4")
 PAIR = Pair("", QUERY, (POSITIVE,), NEGATIVES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from grit_integrations.prompts import MARKERS
+from grit_integrations.prompts.formats import MARKERS
 from grit_integrations.training.tokenizer import WHOLE_WORDS, load_tokenizer, train_tokenizer
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"

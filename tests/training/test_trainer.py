@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 
 import pytest
+import recipes
 import torch
+from recipes import RECIPE, Trained, tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grit_integrations.encoder import bidirectional_view
+from grit_integrations.engine.encoder import bidirectional_view
 from grit_integrations.errors import ConfigError, DataError, TrainingDivergedError
 from grit_integrations.training import checkpoints, train
 from grit_integrations.training.checkpoints import newest_checkpoint
@@ -27,8 +29,6 @@ from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives import Loss
 from grit_integrations.training.order import Position
 from grit_integrations.training.trainer import Run
-
-from .conftest import RECIPE, Trained, tiny_recipe
 
 
 def records(output: str) -> list[dict[str, float]]:
@@ -176,10 +176,11 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     assert [step["step"] for step in records(config.output)] == list(range(1, 7))  # none twice
 
 
-KILLED = """
+KILLED = f"""
 import sys
 from pathlib import Path
-from tests.training.conftest import tiny_recipe
+sys.path.insert(0, {str(Path(recipes.__file__).parent)!r})
+from recipes import tiny_recipe
 from grit_integrations.training import train
 train(tiny_recipe(Path(sys.argv[1]), steps=40, checkpoint_every=3, evaluate_every=10), progress=False)
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recipes import Trained
 
 from grit_integrations import GritLM
 from grit_integrations.training.batches import PromptEncoder
@@ -17,8 +18,6 @@ from grit_integrations.training.watching import (
     rank_scores,
     response_nats,
 )
-
-from .conftest import Trained
 
 
 def test_ranks_become_recall_and_gain() -> None:

@@ -1,0 +1,117 @@
+"""A loaded model together with the store that its blocks go to: looking up, keeping, prefetching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import transformers
+
+from grit_integrations.engine.encoder import EncoderInput
+from grit_integrations.engine.engine import Engine
+from grit_integrations.engine.scheduler import Keep
+from grit_integrations.generation import CacheReport, Caching
+from grit_integrations.kv.blocks import KVBlock
+from grit_integrations.kv.keys import KeySpace
+from grit_integrations.kv.policy import CachePolicy
+from grit_integrations.kv.reuse import Reuse
+from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.prompts.plan import Plan, PlannedBlock
+
+EMBEDS_DOCUMENTS: tuple[Caching, ...] = ("doc", "query-doc", "doc-query")
+KEEPS_DOCUMENTS: tuple[Caching, ...] = ("prefix", *EMBEDS_DOCUMENTS)
+EMBEDS_QUERIES: tuple[Caching, ...] = ("query", "query-doc", "doc-query")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCache:
+    """What one `GritLM` reuses.
+
+    Attributes:
+        engine: the loaded model.
+        store: where its blocks are kept.
+        policy: which are kept on disk, and when reading one back pays.
+        quantization: how the weights are quantised, as text.
+    """
+
+    engine: Engine
+    store: KVCacheStore
+    policy: CachePolicy
+    quantization: str
+
+    def reuse(self, plan: Plan, mode: Caching) -> Reuse:
+        """Return what of `plan` is stored. Reads files.
+
+        Raises:
+            CacheError: the plan moves a document and the model's RoPE does not allow it.
+        """
+        position = 0
+        for block in plan.blocks:
+            if block.pattern == "bidirectional" and position > 0:
+                self.engine.prefill.rope.check_shiftable()
+            position += len(block.placed)
+        reuse = Reuse(plan, mode, self.store, self.policy, self._space())
+        reuse.look_up()
+        return reuse
+
+    def keeper(self, items: Sequence[EncoderInput], mode: Caching, *, document: bool) -> Keep:
+        """Return what receives the blocks of an embedding pass."""
+
+        def keep(index: int, block: KVBlock) -> None:
+            planned = PlannedBlock(tuple(items[index].ids), "bidirectional", document)
+            reuse = Reuse(Plan((planned,), ()), mode, self.store, self.policy, self._space())
+            reuse.identify()
+            reuse.keep(0, block.quantised() if reuse.quantises(planned) else block)
+
+        return keep
+
+    def prefetch(self, plan: Plan) -> None:
+        """Bring the blocks of `plan` from disk into memory, in the background."""
+        self.store.prefetch(plan.keys(self._space())[: len(plan.blocks)])
+
+    def stored(self, plans: Sequence[Plan]) -> list[bool]:
+        """Return for each plan whether its first block is stored."""
+        space = self._space()
+        return self.store.contains([plan.keys(space)[0] for plan in plans])
+
+    def _space(self) -> KeySpace:
+        weights, checkpoint = self.engine.weights, self.engine.checkpoint
+        return KeySpace(
+            model=checkpoint.fingerprint,
+            tokenizer=checkpoint.tokenizer.digest(),
+            dtype=str(weights.dtype),
+            device=_device(weights.device),
+            software=f"torch {torch.__version__}, transformers {transformers.__version__}",
+            attention=str(weights.lm.config._attn_implementation),
+            quantization=self.quantization,
+            adapters=_adapters(weights.lm),
+            precision=self.store.precision,
+            namespace=self.store.namespace,
+        )
+
+
+def total_report(mode: Caching, reports: Sequence[CacheReport]) -> CacheReport:
+    """Add up what happened to several prompts."""
+    saved = [report.seconds_saved for report in reports if report.seconds_saved is not None]
+    return CacheReport(
+        mode=mode,
+        hits=sum(report.hits for report in reports),
+        misses=sum(report.misses for report in reports),
+        declined=tuple(reason for report in reports for reason in report.declined),
+        bytes_read=sum(report.bytes_read for report in reports),
+        seconds_saved=sum(saved) if saved else None,
+    )
+
+
+def _device(device: torch.device) -> str:
+    """Name a kind of device, down to what decides how its kernels round."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
+def _adapters(lm: object) -> str:
+    """Name the adapters that transformers put on the weights, with their configuration."""
+    configs = getattr(lm, "peft_config", None) or {}
+    return "|".join(f"{name}={config!r}" for name, config in sorted(configs.items()))

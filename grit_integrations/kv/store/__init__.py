@@ -1,0 +1,1 @@
+"""KVCacheStore and its parts: RAM, disk, index, worker threads."""

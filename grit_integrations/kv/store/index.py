@@ -1,0 +1,259 @@
+"""The index of a store: which block is in which file, when it was used, and what was measured. One sqlite file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.store.files import key_of
+
+VERSION = 1  # PRAGMA user_version
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (
+  key TEXT PRIMARY KEY, file TEXT NOT NULL, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, namespace TEXT NOT NULL,
+  created INTEGER NOT NULL, used INTEGER NOT NULL, hits INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS blocks_by_use ON blocks (used);
+CREATE INDEX IF NOT EXISTS blocks_by_namespace ON blocks (namespace);
+CREATE TABLE IF NOT EXISTS misses (key TEXT PRIMARY KEY, count INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS speeds (model TEXT, kind TEXT, value REAL NOT NULL, PRIMARY KEY (model, kind)) WITHOUT ROWID;
+"""
+_MOST_MISSES = 50_000  # rows; the oldest tenth goes when there are more
+
+
+class Row(NamedTuple):
+    """One block on disk; `created` and `used` are nanoseconds since 1970."""
+
+    key: str
+    file: str
+    bytes: int
+    tokens: int
+    namespace: str
+    created: int
+    used: int
+
+
+class Totals(NamedTuple):
+    """What all rows add up to; `namespaces` holds blocks and bytes of each."""
+
+    blocks: int
+    bytes: int
+    tokens: int
+    namespaces: dict[str, tuple[int, int]]
+
+
+class Committed(NamedTuple):
+    """What a transaction did: the file that each inserted key has now, and the rows that had to go."""
+
+    files: dict[str, str]
+    evicted: list[Row]
+
+
+class OtherVersionError(sqlite3.DatabaseError):
+    """An index that another version of this package wrote."""
+
+
+class Index:
+    """One connection to the index, safe for threads. Every method may raise sqlite3.Error.
+
+    Args:
+        path: the sqlite file, created if it is not there.
+        wait: seconds to wait for another process's transaction.
+        mode: sqlite's: "rwc", or "ro" for a store that cannot be written to; "memory" forgets.
+        checkpoints: whether a write may also tidy the journal, which takes milliseconds.
+
+    Raises:
+        OtherVersionError: another version of this package wrote it.
+        sqlite3.Error: not a database, locked, or not readable.
+    """
+
+    def __init__(self, path: Path, *, wait: float, mode: str = "rwc", checkpoints: bool = True) -> None:
+        self.in_memory = mode == "memory"
+        self._lock = threading.RLock()
+        self._admitted = 0
+        # A folder that cannot be written to holds no journal either: sqlite reads the file alone if told to.
+        query = "immutable=1" if mode == "immutable" else f"mode={mode}"
+        target = f"{path.absolute().as_uri()}?{query}"
+        self._db = sqlite3.connect(target, uri=True, check_same_thread=False, timeout=wait, isolation_level=None)
+        try:
+            self._prepare(write=mode in ("rwc", "memory"), checkpoints=checkpoints)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    # Blocks
+
+    def find(self, key: str) -> Row | None:
+        """Return a block's row."""
+        rows = self._rows("WHERE key = ?", [key])
+        return rows[0] if rows else None
+
+    def rows(self) -> list[Row]:
+        """Return all rows."""
+        return self._rows("", [])
+
+    def known(self, keys: Iterable[str]) -> set[str]:
+        """Return those of `keys` that have a row."""
+        return {row.key for row in self._rows("WHERE key IN (SELECT value FROM json_each(?))", [_json(keys)])}
+
+    def commit(self, rows: Sequence[Row], uses: Mapping[str, tuple[int, int]], max_bytes: int | None) -> Committed:
+        """Insert rows for keys that have none, note uses (time, hits), and evict the least recently used, at once."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO blocks (key, file, bytes, tokens, namespace, created, used) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            found = self._rows("WHERE key IN (SELECT value FROM json_each(?))", [_json(row.key for row in rows)])
+            self._db.executemany(
+                "UPDATE blocks SET used = max(used, ?), hits = hits + ? WHERE key = ?",
+                [(used, hits, key) for key, (used, hits) in uses.items()],
+            )
+            evicted = [] if max_bytes is None else self._evict(max_bytes)
+        return Committed({row.key: row.file for row in found}, evicted)
+
+    def delete(self, keys: Iterable[str] | None = None, *, namespace: str | None = None) -> list[Row]:
+        """Delete the rows of keys, of a namespace, or (neither given) all; return them."""
+        where, values = "", []
+        if keys is not None:
+            where, values = "WHERE key IN (SELECT value FROM json_each(?))", [_json(keys)]
+        elif namespace is not None:
+            where, values = "WHERE namespace = ?", [namespace]
+        with self._transaction():
+            rows = self._rows(where, values)
+            self._db.execute(f"DELETE FROM blocks {where}", values)  # noqa: S608 - one of the texts above
+            return rows
+
+    def forget(self, key: str, file: str) -> bool:
+        """Delete a row whose file is gone or bad, unless the key has another file by now."""
+        with self._transaction():
+            return self._db.execute("DELETE FROM blocks WHERE key = ? AND file = ?", [key, file]).rowcount > 0
+
+    def totals(self) -> Totals:
+        """Return sums over all rows."""
+        with self._lock:
+            groups = self._db.execute(
+                "SELECT namespace, count(*), sum(bytes), sum(tokens) FROM blocks GROUP BY namespace"
+            ).fetchall()
+        namespaces = {name: (blocks, size) for name, blocks, size, _ in groups}
+        blocks, size, tokens = (sum(group[column] for group in groups) for column in (1, 2, 3))
+        return Totals(blocks, size, tokens, namespaces)
+
+    # Misses and speeds
+
+    def count_miss(self, key: str) -> int:
+        """Note one more miss of a key; return how many there were."""
+        with self._lock:
+            self._admitted += 1
+            if self._admitted % 1000 == 0:
+                self._trim_misses()
+            with self._transaction():
+                self._db.execute(
+                    "INSERT INTO misses VALUES (?, 1, ?) ON CONFLICT (key) DO UPDATE SET "
+                    "count = count + 1, seen = excluded.seen",
+                    [key, time.time_ns()],
+                )
+                return int(self._db.execute("SELECT count FROM misses WHERE key = ?", [key]).fetchone()[0])
+
+    def forget_misses(self) -> None:
+        """Forget all misses."""
+        with self._lock:
+            self._db.execute("DELETE FROM misses")
+
+    def speeds(self, model: str) -> Speeds:
+        """Return what was measured for a model."""
+        with self._lock:
+            rows = self._db.execute("SELECT kind, value FROM speeds WHERE model = ?", [model]).fetchall()
+        return Speeds(**{kind: value for kind, value in rows if kind in ("prefill", "load")})
+
+    def record_speeds(self, model: str, measured: Mapping[str, float]) -> None:
+        """Keep the first measurement of each kind."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO speeds VALUES (?, ?, ?)",
+                [(model, kind, value) for kind, value in measured.items()],
+            )
+
+    # Inside
+
+    def _prepare(self, *, write: bool, checkpoints: bool) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version != VERSION and (version != 0 or tables != 0):
+            raise OtherVersionError(f"The index has version {version}, wanted {VERSION}.")
+        if write:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # a row lost with the power is found again from its file
+            if not checkpoints:
+                self._db.execute("PRAGMA wal_autocheckpoint=0")
+            if version == 0:
+                self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        self._db.execute("SELECT count(*) FROM blocks").fetchone()
+
+    def check(self) -> None:
+        """Raise sqlite3.DatabaseError if the file is damaged."""
+        with self._lock:
+            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"The index is damaged: {found}.")
+        for row in self.rows():
+            if key_of(row.file) != row.key or not all(isinstance(number, int) for number in (row.bytes, *row[5:])):
+                raise sqlite3.DatabaseError(f"The index has a row that nobody wrote, for {row.file!r}.")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _select(self, clause: str, values: Sequence[object]) -> Iterator[Row]:
+        columns = "key, file, bytes, tokens, namespace, created, used"
+        return map(Row._make, self._db.execute(f"SELECT {columns} FROM blocks {clause}", values))  # noqa: S608
+
+    def _rows(self, clause: str, values: Sequence[object]) -> list[Row]:
+        with self._lock:
+            return list(self._select(clause, values))
+
+    def _evict(self, max_bytes: int) -> list[Row]:
+        over = int(self._db.execute("SELECT coalesce(sum(bytes), 0) FROM blocks").fetchone()[0]) - max_bytes
+        evicted: list[Row] = []
+        if over <= 0:
+            return evicted
+        for row in self._select("ORDER BY used, created, key", []):
+            evicted.append(row)
+            over -= row.bytes
+            if over <= 0:
+                break
+        self._db.executemany("DELETE FROM blocks WHERE key = ?", [(row.key,) for row in evicted])
+        return evicted
+
+    def _trim_misses(self) -> None:
+        self._db.execute(
+            "DELETE FROM misses WHERE seen < (SELECT seen FROM misses ORDER BY seen DESC LIMIT 1 OFFSET ?)",
+            [_MOST_MISSES],
+        )
+
+
+def _json(keys: Iterable[str]) -> str:
+    return json.dumps(list(keys))

@@ -1,0 +1,1 @@
+"""Texts and messages to a checked plan of token blocks. No torch."""

@@ -1,0 +1,343 @@
+"""Prompt segments to token ids, and back; and the check that a tokenizer is the one the model was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import unicodedata
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
+from grit_integrations.prompts.formats import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, Text, neutralise
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerFast
+
+# Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and 8x7B use (gritlm, llama.cpp and vLLM agree on them).
+MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
+    EMBED: (1, 523, 28766, 18320, 28766, 28767, 13),
+    f"{USER}Instr.\n{EMBED}hello": (
+        *(1, 523, 28766, 1838, 28766, 28767, 13, 657, 1042, 28723, 13),
+        *(28789, 28766, 18320, 28766, 28767, 13, 21558),
+    ),
+    f"{USER}hello": (1, 523, 28766, 1838, 28766, 28767, 13, 21558),
+}
+
+
+_LONG = 256  # characters of a text whose ids are worth remembering
+_MOST_CHARACTERS = 2_000_000  # of all texts remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The tokens of a text, and behind how many of its characters each ends; `None` inside a character."""
+
+    ids: tuple[int, ...]
+    ends: tuple[int | None, ...]
+
+
+class PromptTokenizer:
+    """Turns prompt parts into token ids with one rule: every segment is tokenised on its own and the ids are joined.
+
+    A SentencePiece-style tokenizer puts `▁` in front of any text that it tokenises alone. Text that continues a
+    prompt has none, so it is tokenised behind a newline, which never merges with its neighbours in such vocabularies,
+    and the newline's ids are cut off again. Text right behind a special token keeps its `▁`, as in training.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.hf = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self.bos_ids = self._leading_ids()
+        self.eos_id: int = _required_eos(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._special_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
+        self._control = frozenset(MARKERS) | {str(token) for token in added.values() if len(str(token).strip()) > 1}
+        self._anchor = self._continuation_anchor()
+        self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
+        self._known = _KnownTexts()
+        self._digest: str | None = None
+        self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
+
+    def encode(self, parts: Sequence[Text]) -> list[int]:
+        """Return the joined ids of `parts`; content segments are neutralised first.
+
+        Raises:
+            PromptError: content still spells a control sequence after neutralising.
+        """
+        return [token for ids in self.encode_each(parts) for token in ids]
+
+    def encode_each(self, parts: Sequence[Text]) -> list[list[int]]:
+        """Return the ids of every part by itself, as they stand in the prompt. Otherwise like `encode`."""
+        befores: list[Text | None] = [None, *parts[:-1]]
+        return [self.encode_part(part, before) for part, before in zip(parts, befores, strict=False)]
+
+    def encode_part(self, part: Text, before: Text | None) -> list[int]:
+        """Return the ids of one part of a prompt, which depend on the part `before` it only by being its first or not.
+
+        Raises:
+            PromptError: content still spells a control sequence after neutralising.
+        """
+        if isinstance(part, Special):
+            return list(self.bos_ids) if part is Special.BOS else [self.eos_id]
+        fresh = part.fresh or before is None or isinstance(before, Special)
+        return self._content([part.text], fresh=fresh)[0] if part.content else self._template(part, fresh=fresh)
+
+    def token_cuts(self, part: Segment, ids: Sequence[int], before: Text | None) -> list[int]:
+        """Return where `part.cuts` fall among its `ids`: as many tokens as certainly end before each cut."""
+        fresh = part.fresh or before is None or isinstance(before, Special)
+        clean = neutralise(part.text, self._control)
+        lead = "" if fresh or not self._anchor else "\n"
+        encoding = self._backend.encode(lead + clean, add_special_tokens=False)
+        skipped = len(self._anchor) if lead else 0
+        if list(encoding.ids[skipped:]) != list(ids):
+            return []  # a text of look-alike characters that was normalised: it is read in one piece
+        ends = [end - len(lead) for _, end in encoding.offsets[skipped:]]
+        places = (len(neutralise(part.text[:cut], self._control)) for cut in part.cuts)
+        return [bisect_right(ends, place) for place in places]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
+        return self._content(texts, fresh=False)
+
+    def neutralised(self, text: str) -> str:
+        """Return `text` as a prompt holds it: with a zero-width space inside every control sequence that it spells."""
+        return neutralise(text, self._control)
+
+    def spell(self, texts: Sequence[str]) -> list[Spelling]:
+        """Return the tokens that spell each text where it continues a prompt, with the places where they end.
+
+        The texts are taken as they are: neutralise them first. A normaliser may still make a token of `control` out
+        of look-alike characters.
+        """
+        lead = "\n" if self._anchor else ""
+        encoded = self._backend.encode_batch([lead + text for text in texts], add_special_tokens=False)
+        return [_spelling(encoding, len(self._anchor), len(lead)) for encoding in encoded]
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The tokens that no text may hold, such as BOS and EOS."""
+        return self._special_ids
+
+    def count(self, text: str) -> int:
+        """Return how many tokens `text` takes inside a prompt."""
+        return len(self.encode_texts([text])[0]) if text else 0
+
+    def check_length(self, text: str, limit: int, where: str) -> None:
+        """Raise `ContextOverflowError` if `text` cannot fit into `limit` tokens, without tokenising it."""
+        least = -(-len(text) // self._longest_piece)
+        if least > limit:
+            raise ContextOverflowError(
+                f"{where} has at least {least:,} tokens ({len(text):,} characters); {limit:,} fit into the model's "
+                "window. Split it into passages."
+            )
+
+    def cut(self, text: str, limit: int) -> str:
+        """Return the start of `text` that certainly holds its first `limit` tokens."""
+        return text[: limit * self._longest_piece]
+
+    def first_tokens(self, text: str, limit: int) -> str:
+        """Return the longest start of `text`, as a prompt holds it, that has at most `limit` tokens.
+
+        A text that fits is returned as it is.
+        """
+        if self.count(text) <= limit:
+            return text
+        clean = self.neutralised(self.cut(text, limit))
+        ends = self.spell([clean])[0].ends[:limit]
+        return clean[: max((end for end in ends if end is not None), default=0)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def digest(self) -> str:
+        """Return a digest of everything that decides token ids."""
+        if self._digest is None:  # the whole vocabulary is written out for it
+            self._digest = self._compute_digest()
+        return self._digest
+
+    def _compute_digest(self) -> str:
+        return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
+
+    def _fresh(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _continued(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self._anchor:
+            return [list(e.ids) for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+        anchored = self._backend.encode_batch(["\n" + text for text in texts], add_special_tokens=False)
+        return [list(encoding.ids[len(self._anchor) :]) for encoding in anchored]
+
+    def _template(self, segment: Segment, *, fresh: bool) -> list[int]:
+        return self._fresh(segment.text) if fresh else self._continued([segment.text])[0]
+
+    def _content(self, texts: Sequence[str], *, fresh: bool) -> list[list[int]]:
+        known = [self._known.get((text, fresh)) for text in texts]
+        new = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        made = iter(self._new_content(new, fresh=fresh) if new else ())
+        encoded = [list(next(made) if ids is None else ids) for ids in known]
+        for text, ids in zip(texts, encoded, strict=True):
+            self._known.put((text, fresh), ids)
+        return encoded
+
+    def _new_content(self, texts: Sequence[str], *, fresh: bool) -> list[list[int]]:
+        clean = [neutralise(text, self._control) for text in texts]
+        encoded = [self._fresh(text) for text in clean] if fresh else self._continued(clean)
+        for index, ids in enumerate(encoded):
+            if self._has_control(ids):
+                encoded[index] = self._normalised_content(clean[index], fresh=fresh)
+        return encoded
+
+    def _normalised_content(self, text: str, *, fresh: bool) -> list[int]:
+        # The tokenizer's normaliser made a control sequence of look-alike characters: normalise first, then neutralise.
+        clean = neutralise(unicodedata.normalize("NFKC", text), self._control)
+        ids = self._fresh(clean) if fresh else self._continued([clean])[0]
+        if self._has_control(ids):
+            raise PromptError(
+                "A text spells a control sequence of this tokenizer in a way that cannot be neutralised. "
+                f"Remove it from the text. Control sequences are {', '.join(sorted(self._control)[:8])}."
+            )
+        return ids
+
+    def _has_control(self, ids: Sequence[int]) -> bool:
+        if not self._special_ids.isdisjoint(ids):
+            return True
+        return any(_contains(ids, marker) for marker in self._marker_ids)
+
+    def _leading_ids(self) -> list[int]:
+        plain = self._fresh("a")
+        full = list(self._backend.encode("a", add_special_tokens=True).ids)
+        if full[len(full) - len(plain) :] != plain:
+            raise ModelLoadError(
+                f"The tokenizer ends a text with extra ids ({full} for 'a', plain {plain}); GRIT prompts have none. "
+                "Use the tokenizer the model was trained with (add_eos_token=False)."
+            )
+        return full[: len(full) - len(plain)]
+
+    def _continuation_anchor(self) -> list[int]:
+        newline = self._fresh("\n")
+        if self._fresh("\na") == newline + self._fresh("a"):
+            return []
+        if self._fresh("\na")[: len(newline)] != newline:
+            raise ModelLoadError(
+                "The tokenizer merges a newline with the letter behind it, so prompt segments have no stable ids. "
+                "GRIT models need a tokenizer in which a newline stands alone (Mistral, Llama, Qwen do)."
+            )
+        return newline
+
+
+def _spelling(encoding: Encoding, skipped: int, lead: int) -> Spelling:
+    spans = [(max(0, start - lead), end - lead) for start, end in encoding.offsets[skipped:]]
+    # Tokens that share the bytes of one character have that character's span, all of them.
+    ends = [
+        end if after is None or after[0] >= end else None
+        for (_, end), after in zip(spans, [*spans[1:], None], strict=True)
+    ]
+    return Spelling(tuple(encoding.ids[skipped:]), tuple(ends))
+
+
+class _KnownTexts:
+    """Token ids of the long texts seen last: a document that is asked about again need not be tokenised again."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[tuple[str, bool], tuple[int, ...]] = OrderedDict()
+        self._characters = 0
+        self._lock = threading.Lock()
+
+    def get(self, text: tuple[str, bool]) -> tuple[int, ...] | None:
+        if len(text[0]) < _LONG:
+            return None
+        with self._lock:
+            ids = self._ids.get(text)
+            if ids is not None:
+                self._ids.move_to_end(text)
+            return ids
+
+    def put(self, text: tuple[str, bool], ids: Sequence[int]) -> None:
+        length = len(text[0])
+        if not _LONG <= length <= _MOST_CHARACTERS:
+            return
+        with self._lock:
+            if text not in self._ids:
+                self._ids[text] = tuple(ids)
+                self._characters += length
+            while self._characters > _MOST_CHARACTERS:
+                (old, _), _ = self._ids.popitem(last=False)
+                self._characters -= len(old)
+
+
+def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a tokenizer that gives other ids for the known prompts than the model was trained with.
+
+    `golden` maps prompt text to ids; a prompt that begins with `<|assistant|>` continues and has no BOS.
+
+    Raises:
+        ModelLoadError: with the prompt, the ids found and the ids wanted.
+    """
+    for text, wanted in golden.items():
+        found = _golden_ids(tokenizer, text)
+        if found != list(wanted):
+            raise ModelLoadError(
+                f"The tokenizer gives {found} for {text!r}; the model was trained with {list(wanted)}. Embeddings "
+                "would be silently wrong. Put the model's own tokenizer.json beside its weights (with only "
+                "tokenizer.model, a tokenizer without the leading '▁' is built)."
+            )
+
+
+def check_boundaries(tokenizer: PromptTokenizer) -> None:
+    """Refuse a tokenizer that merges a marker's newline with the text behind it (for models without golden ids)."""
+    for header in (EMBED, USER):
+        text = f"{header}hello"
+        joint = list(tokenizer.hf(text).input_ids)
+        split = _golden_ids(tokenizer, text)
+        if joint != split:
+            raise ModelLoadError(
+                f"The tokenizer gives {joint} for {text!r} in one piece and {split} segment by segment, so a text has "
+                "no ids of its own. GRIT models need a tokenizer that never merges across a newline."
+            )
+
+
+def _golden_ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
+    if text.startswith(ASSISTANT):
+        return tokenizer._continued([text])[0]
+    return tokenizer.encode([Special.BOS, *_segments(text)])
+
+
+def _segments(text: str) -> Iterator[Segment]:
+    """Cut a known prompt where its markers begin and end."""
+    header, marker, body = text.partition("\n" + EMBED)
+    if marker and header.startswith(USER):
+        yield from (Segment(USER), Segment(header[len(USER) :], content=True), Segment(marker))
+    elif text.startswith((USER, EMBED)):
+        head = USER if text.startswith(USER) else EMBED
+        yield Segment(head)
+        body = text[len(head) :]
+    else:
+        body = text
+    if body:
+        yield Segment(body, content=True)
+
+
+def _contains(ids: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether `wanted` occurs in `ids` as a contiguous run."""
+    hay, needle = array("I", ids).tobytes(), array("I", wanted).tobytes()
+    at = hay.find(needle)
+    while at >= 0:
+        if at % array("I").itemsize == 0:
+            return True
+        at = hay.find(needle, at + 1)
+    return False
+
+
+def _required_eos(tokenizer: PreTrainedTokenizerFast) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ModelLoadError(
+            "The tokenizer has no EOS token, so generation could not end. Set eos_token in its config."
+        )
+    return int(tokenizer.eos_token_id)
