@@ -22,10 +22,11 @@ from common import CORPUS
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.engine.prefill import Prefill, Reading
-from grit_integrations.generation import CACHINGS, Caching, Generation
 from grit_integrations.kv.blocks import Precision
+from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.plan import Plan
 from grit_integrations.prompts.requests import Prompt, generation_plan
+from grit_integrations.results import Generation
 
 WARM_UPS, REPEATS = 2, 7
 Answer = Callable[[int], tuple[float, float]]  # the turn; gives seconds to the first and to the last token

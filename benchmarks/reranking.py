@@ -26,8 +26,9 @@ from common import RESULTS, environment, random_230m, save
 from embedding import corpus_texts
 
 from grit_integrations import GritLM, KVCacheStore
-from grit_integrations.prompts.planning import plan_prompt
-from grit_integrations.reranking.wording import Order, verdict_ids, verdict_parts
+from grit_integrations.options import Order
+from grit_integrations.prompts.plan import plan_prompt
+from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 
 PASSAGES, TOKENS = 10, 500
 NO_STORE, NAIVE = "passage-first, nothing stored", "naive: transformers, one padded batch"

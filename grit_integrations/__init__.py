@@ -28,22 +28,21 @@ if TYPE_CHECKING:
         RerankError,
         TrainingDivergedError,
     )
-    from grit_integrations.generation import (
+    from grit_integrations.kv.policy import CachePolicy
+    from grit_integrations.kv.store.store import KVCacheStore
+    from grit_integrations.model import GritLM
+    from grit_integrations.options import Decoding, Quoting, Reranking
+    from grit_integrations.prompts.formats import Message
+    from grit_integrations.results import (
         CacheReport,
-        Decoding,
         Generation,
         GenerationChunk,
         Quote,
-        Quoting,
+        Ranked,
         Timings,
         TokenLogprob,
         Usage,
     )
-    from grit_integrations.kv.policy import CachePolicy
-    from grit_integrations.kv.store.store import KVCacheStore
-    from grit_integrations.model import GritLM
-    from grit_integrations.prompts.formats import Message
-    from grit_integrations.reranking.options import Ranked, Reranking
 
 __version__ = "0.1.0"
 
@@ -66,22 +65,21 @@ _HOMES = {
         "RerankError",
         "TrainingDivergedError",
     ),
-    "generation": (
+    "kv.policy": ("CachePolicy",),
+    "kv.store.store": ("KVCacheStore",),
+    "model": ("GritLM",),
+    "options": ("Decoding", "Quoting", "Reranking"),
+    "prompts.formats": ("Message",),
+    "results": (
         "CacheReport",
-        "Decoding",
         "Generation",
         "GenerationChunk",
         "Quote",
-        "Quoting",
+        "Ranked",
         "Timings",
         "TokenLogprob",
         "Usage",
     ),
-    "kv.policy": ("CachePolicy",),
-    "kv.store.store": ("KVCacheStore",),
-    "model": ("GritLM",),
-    "prompts.formats": ("Message",),
-    "reranking.options": ("Ranked", "Reranking"),
     "engine.streaming": ("GenerationStream",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from typing_extensions import Self
 
-from grit_integrations.engine.encoder import POOLINGS, Pooling
 from grit_integrations.engine.engine import Engine, shared_engine
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import Caching
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions
+from grit_integrations.options import POOLINGS, Caching, Pooling
 from grit_integrations.prompts.requests import check_caching
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from grit_integrations.engine.engine import Engine, loaded_engine
 from grit_integrations.engine.scheduler import Keep
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import GritError
-from grit_integrations.generation import CacheReport, Caching, Decoding, Generation
 from grit_integrations.handle import ModelHandle
+from grit_integrations.options import Caching, Decoding, Reranking, RerankingOptions
 from grit_integrations.prompts.formats import Messages, check_characters
 from grit_integrations.prompts.requests import (
     Prompt,
@@ -44,8 +44,8 @@ from grit_integrations.prompts.requests import (
 )
 from grit_integrations.quoting.nearest import all_runs, best_regions
 from grit_integrations.quoting.spans import Spans
-from grit_integrations.reranking.options import Ranked, Reranking, RerankingOptions
 from grit_integrations.reranking.rerank import rerank
+from grit_integrations.results import CacheReport, Generation, Ranked
 
 Vectors = npt.NDArray[np.float32]
 

@@ -13,10 +13,10 @@ from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, print_reuse, print_sources
 from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import ContextOverflowError, IngestError
-from grit_integrations.generation import Caching, Decoding, Generation
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
+from grit_integrations.options import CANDIDATES, Caching, Decoding
 from grit_integrations.prompts.formats import Message
-from grit_integrations.reranking.options import CANDIDATES
+from grit_integrations.results import Generation
 
 _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 

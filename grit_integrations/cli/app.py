@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 
 from grit_integrations.cli.output import console, print_error
 from grit_integrations.errors import GritError, OptionError
-from grit_integrations.generation import CACHINGS, Caching
 from grit_integrations.kv.sizes import parse_size
+from grit_integrations.options import CACHINGS, Caching
 
 Precision = Literal["native", "int8"]  # as kv.blocks has it, which would load torch for a help page
 INTERRUPTED = 130  # what shells report for Ctrl-C

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from grit_integrations.cli.output import caching_bar, counted, disk_size
 from grit_integrations.errors import CacheError, IngestError
-from grit_integrations.generation import CACHINGS, Caching
 from grit_integrations.ingest.store import IndexReport, Store, read_card, write_card
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.sizes import parse_size
 from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.options import CACHINGS, Caching
 
 # Every passage of an index has its block, however short, so that those without one are those still to be read.
 POLICY = CachePolicy(min_tokens=0)

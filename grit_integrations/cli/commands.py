@@ -36,7 +36,7 @@ from grit_integrations.errors import GritError
 
 if TYPE_CHECKING:
     from grit_integrations.cli.answering import Answerer
-    from grit_integrations.generation import Caching
+    from grit_integrations.options import Caching
 
 app = typer.Typer(
     name="grit",

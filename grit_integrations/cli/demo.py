@@ -27,10 +27,10 @@ from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote, print_wrapped
 from grit_integrations.errors import IngestError, MissingExtraError
-from grit_integrations.generation import Quote, Quoting
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
 from grit_integrations.model import GritLM
-from grit_integrations.reranking.options import CANDIDATES
+from grit_integrations.options import CANDIDATES, Quoting
+from grit_integrations.results import Quote
 
 try:
     from langchain_core.documents import Document

@@ -22,10 +22,10 @@ from grit_integrations.cli.caching import (
 from grit_integrations.cli.models import model_for_store
 from grit_integrations.cli.output import indexing_bar, shown_path
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import Caching
 from grit_integrations.ingest import IndexReport, Store, find_files
 from grit_integrations.ingest.store import read_card
 from grit_integrations.kv.blocks import Precision
+from grit_integrations.options import Caching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from grit_integrations.cli.output import one_line
-from grit_integrations.generation import Quote, Quoting
+from grit_integrations.options import Quoting
+from grit_integrations.results import Quote
 
 # What grit-mini answers best with (its model card): the two neighbouring sentences that are nearest to the question.
 QUOTING = Quoting(method="sentences", sentences=1, neighbours=2)

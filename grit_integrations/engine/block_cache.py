@@ -11,13 +11,14 @@ import transformers
 from grit_integrations.engine.encoder import EncoderInput
 from grit_integrations.engine.engine import Engine
 from grit_integrations.engine.scheduler import Keep
-from grit_integrations.generation import CacheReport, Caching
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.keys import KeySpace
+from grit_integrations.kv.keys import KeySpace, plan_keys
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.options import Caching
 from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.results import CacheReport
 
 EMBEDS_DOCUMENTS: tuple[Caching, ...] = ("doc", "query-doc", "doc-query")
 KEEPS_DOCUMENTS: tuple[Caching, ...] = ("prefix", *EMBEDS_DOCUMENTS)
@@ -68,12 +69,12 @@ class BlockCache:
 
     def prefetch(self, plan: Plan) -> None:
         """Bring the blocks of `plan` from disk into memory, in the background."""
-        self.store.prefetch(plan.keys(self._space())[: len(plan.blocks)])
+        self.store.prefetch(plan_keys(plan, self._space())[: len(plan.blocks)])
 
     def stored(self, plans: Sequence[Plan]) -> list[bool]:
         """Return for each plan whether its first block is stored."""
         space = self._space()
-        return self.store.contains([plan.keys(space)[0] for plan in plans])
+        return self.store.contains([plan_keys(plan, space)[0] for plan in plans])
 
     def _space(self) -> KeySpace:
         weights, checkpoint = self.engine.weights, self.engine.checkpoint

@@ -21,24 +21,15 @@ from grit_integrations.engine.constraints import (
 from grit_integrations.engine.detokenizer import Detokenizer
 from grit_integrations.engine.prefill import Prefill, Reading
 from grit_integrations.engine.sampling import logits_processors, random_generator
-from grit_integrations.generation import (
-    Decoding,
-    FinishReason,
-    Generation,
-    GenerationChunk,
-    Quote,
-    Quoting,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.loading.weights import Weights
+from grit_integrations.options import Decoding, Quoting
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.quoting.best_sentence import SentenceSearch
 from grit_integrations.quoting.best_span import SpanSearch
 from grit_integrations.quoting.branches import Branch, TreeReader, check_kernel
 from grit_integrations.quoting.spans import Place, Spans
+from grit_integrations.results import FinishReason, Generation, GenerationChunk, Quote, Timings, TokenLogprob, Usage
 
 _RESERVE = 256  # new tokens that a cache has room for before it first doubles
 

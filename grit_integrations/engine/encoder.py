@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.loading.weights import Weights
-
-Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+from grit_integrations.options import Pooling
 
 # Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
 # freed memory, and every layer pays for fresh pages.

@@ -11,7 +11,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from grit_integrations.generation import Decoding
+from grit_integrations.options import Decoding
 
 
 def logits_processors(decoding: Decoding) -> LogitsProcessorList:

@@ -21,15 +21,16 @@ from grit_integrations.engine.calls import note_work
 from grit_integrations.engine.channel import Channel
 from grit_integrations.engine.constraints import Permutation
 from grit_integrations.engine.decoder import Decoder, Row
-from grit_integrations.engine.encoder import Encoder, EncoderInput, Pooling
+from grit_integrations.engine.encoder import Encoder, EncoderInput
 from grit_integrations.engine.prefill import Prefill, Reading
 from grit_integrations.engine.verdicts import JudgeJob
 from grit_integrations.errors import GritError
-from grit_integrations.generation import Decoding, GenerationChunk
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.reuse import Reuse
+from grit_integrations.options import Decoding, Pooling
 from grit_integrations.quoting.branches import check_kernel
 from grit_integrations.quoting.spans import Spans
+from grit_integrations.results import GenerationChunk
 
 MOST_ROWS = 8  # generations that run side by side, each with a cache of its own; later ones wait for a place
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from grit_integrations.engine.channel import Channel
-from grit_integrations.generation import Generation, GenerationChunk
+from grit_integrations.results import Generation, GenerationChunk
 
 if TYPE_CHECKING:
     from grit_integrations.engine.engine import Engine

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import CACHINGS, Caching, QuoteMethod, Quoting
+from grit_integrations.options import CACHINGS, Caching, QuoteMethod, Quoting
 
 Part = Literal["retrieval", "answers", "refusal", "perplexity", "triples"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -6,11 +6,10 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+
+from grit_integrations.prompts.plan import Pattern, Plan, PlannedBlock
 
 FORMAT = "grit-kv-1"
-
-Pattern = Literal["causal", "bidirectional"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +48,17 @@ class KeySpace:
     def root(self) -> bytes:
         """Return the digest that every key of this space starts from."""
         return _digest(b"root", *(part.encode() for part in (FORMAT, *astuple(self))))
+
+
+def plan_keys(plan: Plan, space: KeySpace) -> list[str]:
+    """Return the key of each block of `plan`, and of its suffix as the block that it is in a longer prompt."""
+    root = space.root()
+    chain, keys = child(root, "causal", ()), []
+    for block in (*plan.blocks, PlannedBlock(plan.suffix)):
+        chain = child(chain, block.pattern, block.ids, drop=block.drop, document=block.document)
+        alone = child(root, block.pattern, block.ids, document=block.document)
+        keys.append((alone if block.pattern == "bidirectional" else chain).hex())
+    return keys
 
 
 def child(parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False) -> bytes:

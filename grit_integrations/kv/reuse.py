@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from grit_integrations.generation import CacheReport, Caching
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.keys import KeySpace
+from grit_integrations.kv.keys import KeySpace, plan_keys
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.options import Caching
 from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.results import CacheReport
 
 _MEASURABLE = 128  # tokens of a block from which a speed can be told
 
@@ -72,7 +73,7 @@ class Reuse:
 
     def identify(self) -> None:
         """Work out the keys of the prompt's blocks."""
-        self._keys = self.plan.keys(self.space)
+        self._keys = plan_keys(self.plan, self.space)
 
     def take(self, index: int) -> KVBlock | None:
         """Return a block if it is at hand, also one that another request has read since the lookup."""

@@ -23,7 +23,6 @@ from typing_extensions import Self
 
 from grit_integrations import __version__
 from grit_integrations.errors import EmptyTextError, GritError
-from grit_integrations.generation import Generation, GenerationChunk, Usage
 from grit_integrations.langchain.documents import known_texts
 from grit_integrations.langchain.messages import as_turns
 from grit_integrations.langchain.options import (
@@ -35,6 +34,7 @@ from grit_integrations.langchain.options import (
 )
 from grit_integrations.langchain.quotes import as_citations
 from grit_integrations.model import GritLM
+from grit_integrations.results import Generation, GenerationChunk, Usage
 
 
 class ChatGrit(GenerationOptions, BaseChatModel):

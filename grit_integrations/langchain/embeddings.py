@@ -9,9 +9,9 @@ from typing import ClassVar
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
-from grit_integrations.engine.encoder import Pooling
 from grit_integrations.langchain.options import ModelSource
 from grit_integrations.model import Vectors
+from grit_integrations.options import Pooling
 
 
 class GritEmbeddings(ModelSource, Embeddings):

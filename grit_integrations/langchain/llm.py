@@ -19,7 +19,6 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from grit_integrations import __version__
-from grit_integrations.generation import Generation, GenerationChunk, Usage
 from grit_integrations.langchain.options import (
     PROVIDER,
     GenerationOptions,
@@ -28,6 +27,7 @@ from grit_integrations.langchain.options import (
     response_metadata,
     says_something,
 )
+from grit_integrations.results import Generation, GenerationChunk, Usage
 
 _TRACING = ("tags", "metadata", "run_name", "run_id")
 

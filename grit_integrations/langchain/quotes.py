@@ -8,8 +8,8 @@ from typing import Any
 
 from langchain_core.messages.content import Citation
 
-from grit_integrations.generation import Quote
 from grit_integrations.langchain.documents import Passage
+from grit_integrations.results import Quote
 
 
 def as_citations(quotes: Sequence[Quote], passages: Sequence[Passage]) -> list[Citation]:

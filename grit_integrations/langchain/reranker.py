@@ -16,9 +16,9 @@ from typing_extensions import Self
 
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.langchain.options import ModelSource
+from grit_integrations.options import Method, Order, Reranking, RerankingOptions, Score
 from grit_integrations.prompts.formats import check_characters, check_text
-from grit_integrations.reranking.options import Method, Ranked, Reranking, RerankingOptions, Score
-from grit_integrations.reranking.wording import Order
+from grit_integrations.results import Ranked
 
 SCORE = "relevance_score"  # where chains and tracers look for it
 OWN = -1  # how LangChain's rerankers spell "as many as the instance says"

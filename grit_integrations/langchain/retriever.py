@@ -24,8 +24,8 @@ from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.options import ModelSource
 from grit_integrations.langchain.reranker import SCORE, GritReranker
 from grit_integrations.model import GritLM
+from grit_integrations.options import CANDIDATES
 from grit_integrations.prompts.formats import check_text
-from grit_integrations.reranking.options import CANDIDATES
 
 logger = logging.getLogger(__name__)
 

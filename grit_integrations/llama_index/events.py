@@ -6,7 +6,7 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
-from grit_integrations.generation import Generation
+from grit_integrations.results import Generation
 
 _dispatcher = get_dispatcher(__name__)
 

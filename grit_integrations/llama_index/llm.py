@@ -26,7 +26,6 @@ from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import OPTION_ALIASES, Caching, Decoding, Generation, GenerationChunk, Quoting
 from grit_integrations.llama_index.events import announce
 from grit_integrations.llama_index.options import GritComponent, as_grit
 from grit_integrations.llama_index.responses import (
@@ -39,8 +38,10 @@ from grit_integrations.llama_index.responses import (
     raw_of,
 )
 from grit_integrations.model import GenerationOptions, GritLM
+from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting
 from grit_integrations.prompts.formats import Message
 from grit_integrations.prompts.requests import check_caching
+from grit_integrations.results import Generation, GenerationChunk
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 

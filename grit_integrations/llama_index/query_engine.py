@@ -18,11 +18,11 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.generation import Caching
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
 from grit_integrations.model import GritLM
+from grit_integrations.options import Caching
 
 
 class GritQueryEngine(RetrieverQueryEngine):

@@ -19,8 +19,8 @@ from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.llama_index.options import GritComponent, as_grit
 from grit_integrations.llama_index.retriever import that_of_settings
 from grit_integrations.model import GritLM
-from grit_integrations.reranking.options import Method, Ranked, Reranking, RerankingOptions, Score
-from grit_integrations.reranking.wording import Order
+from grit_integrations.options import Method, Order, Reranking, RerankingOptions, Score
+from grit_integrations.results import Ranked
 
 _dispatcher = get_dispatcher(__name__)
 

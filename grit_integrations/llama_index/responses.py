@@ -17,8 +17,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from grit_integrations.errors import PromptError
-from grit_integrations.generation import Generation, GenerationChunk, TokenLogprob
 from grit_integrations.prompts.formats import Message, Role
+from grit_integrations.results import Generation, GenerationChunk, TokenLogprob
 
 # GRIT has two roles. What a tool gave back is something the model is told, so it is read as a user's turn.
 _ROLES: Mapping[MessageRole, Role] = {

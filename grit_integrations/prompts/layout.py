@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grit_integrations.errors import PromptError
-from grit_integrations.generation import Caching
+from grit_integrations.options import Caching
 from grit_integrations.prompts.formats import (
     AFTER_DOCUMENTS,
     AFTER_QUERY,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from grit_integrations.kv.keys import KeySpace, Pattern, child
+from grit_integrations.prompts.formats import Cut, Embedded, Part, Segment, Text, embedding_header
+from grit_integrations.prompts.tokenizer import PromptTokenizer
+
+Pattern = Literal["causal", "bidirectional"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,48 @@ class Plan:
     def __len__(self) -> int:
         return sum(len(block.placed) for block in self.blocks) + len(self.suffix)
 
-    def keys(self, space: KeySpace) -> list[str]:
-        """Return the key of each block, and of the suffix as the block that it is in a longer prompt."""
-        root = space.root()
-        chain, keys = child(root, "causal", ()), []
-        for block in self._all_blocks():
-            chain = child(chain, block.pattern, block.ids, drop=block.drop, document=block.document)
-            alone = child(root, block.pattern, block.ids, document=block.document)
-            keys.append((alone if block.pattern == "bidirectional" else chain).hex())
-        return keys
 
-    def _all_blocks(self) -> Sequence[PlannedBlock]:
-        return (*self.blocks, PlannedBlock(self.suffix))
+def plan_prompt(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
+    """Return the blocks that `parts` are read in. The parts behind the last cut must hold text: they are the suffix.
+
+    Raises:
+        PromptError: a text spells a control sequence that cannot be neutralised.
+    """
+    blocks: list[PlannedBlock] = []
+    ids: list[int] = []
+    before: Text | None = None
+
+    def close(*, document: bool) -> None:
+        if ids:
+            blocks.append(PlannedBlock(tuple(ids), document=document))
+            ids.clear()
+
+    for part in parts:
+        if isinstance(part, Cut):
+            close(document=part.document)
+        elif isinstance(part, Embedded):
+            close(document=False)
+            blocks.append(_embedded(part, tokenizer, first=not blocks))
+            before = Segment(part.text)
+        else:
+            own = tokenizer.encode_part(part, before)
+            done = 0
+            for at in tokenizer.token_cuts(part, own, before) if isinstance(part, Segment) and part.cuts else ():
+                ids += own[done:at]
+                done = at
+                close(document=True)
+            ids += own[done:]
+            before = part
+    assert ids, "a prompt ends with the marker of the assistant's turn"
+    return Plan(tuple(blocks), tuple(ids))
+
+
+def embedded_ids(text: str, instruction: str, tokenizer: PromptTokenizer) -> list[int]:
+    """Return the ids of an embedding prompt: header and text."""
+    return tokenizer.encode([*embedding_header(instruction), Segment(text, content=True)])
+
+
+def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> PlannedBlock:
+    ids = embedded_ids(part.text, part.instruction, tokenizer)
+    drop = 0 if first else len(tokenizer.bos_ids)
+    return PlannedBlock(tuple(ids), "bidirectional", part.document, drop)

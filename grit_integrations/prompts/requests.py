@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from grit_integrations.engine.encoder import EncoderInput
 from grit_integrations.errors import ContextOverflowError, OptionError, PromptError
-from grit_integrations.generation import CACHINGS, Caching, Decoding
 from grit_integrations.loading.checkpoint import Checkpoint
+from grit_integrations.options import CACHINGS, Caching, Decoding
 from grit_integrations.prompts.formats import (
     Messages,
     as_messages,
@@ -20,8 +20,7 @@ from grit_integrations.prompts.formats import (
     merge_turns,
 )
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.plan import Plan
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import Plan, plan_prompt
 from grit_integrations.quoting.graph import Region
 from grit_integrations.quoting.spans import Spans, whole
 

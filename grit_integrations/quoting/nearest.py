@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from grit_integrations.generation import Quote
 from grit_integrations.quoting.graph import Region
 from grit_integrations.quoting.sentences import pieces, sentences
+from grit_integrations.results import Quote
 
 # Measured with grit-mini on SQuAD (dev) and SelQA, 250 questions each with four retrieved passages: share whose first
 # quote holds the answer. One sentence: 71 and 63 %; with shared words: 78 and 73. Two sentences: 85 and 72; with shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from grit_integrations.reranking.options import Ranked, Reranking, RerankingOptions
+from grit_integrations.options import Reranking, RerankingOptions
+from grit_integrations.results import Ranked
 
 __all__ = ["Ranked", "Reranking", "RerankingOptions"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from grit_integrations.errors import OptionError
 from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.reranking.options import Reranking
+from grit_integrations.options import Reranking
 
 
 class Embedder(Protocol):

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import ContextOverflowError, RerankError
-from grit_integrations.generation import Decoding, Generation
-from grit_integrations.prompts.plan import Plan
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.options import Decoding, Reranking
+from grit_integrations.prompts.plan import Plan, plan_prompt
 from grit_integrations.prompts.tokenizer import PromptTokenizer
-from grit_integrations.reranking.options import Reranking
 from grit_integrations.reranking.permutations import listing, read_order, windows
 from grit_integrations.reranking.pointwise import Judge
 from grit_integrations.reranking.wording import ranking_parts
+from grit_integrations.results import Generation
 
 logger = logging.getLogger(__name__)
 

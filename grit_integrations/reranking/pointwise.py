@@ -14,12 +14,10 @@ from grit_integrations.engine.block_cache import BlockCache
 from grit_integrations.engine.calls import wait
 from grit_integrations.engine.engine import Engine
 from grit_integrations.errors import ContextOverflowError, ModelLoadError
-from grit_integrations.generation import Caching
 from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.prompts.plan import Plan
-from grit_integrations.prompts.planning import plan_prompt
-from grit_integrations.reranking.options import Reranking, Score
-from grit_integrations.reranking.wording import ORDERS, Order, verdict_ids, verdict_parts
+from grit_integrations.options import ORDERS, Caching, Order, Reranking, Score
+from grit_integrations.prompts.plan import Plan, plan_prompt
+from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 
 logger = logging.getLogger(__name__)
 

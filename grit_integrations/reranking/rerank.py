@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from grit_integrations.errors import OptionError, PromptError, RerankError
+from grit_integrations.options import Reranking
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.reranking import cosines, listwise, pointwise
-from grit_integrations.reranking.options import Ranked, Reranking, in_order
+from grit_integrations.reranking.ranking import in_order
+from grit_integrations.results import Ranked
 
 
 class Reranker(pointwise.Judge, cosines.Embedder, Protocol):

@@ -9,14 +9,11 @@ turn is folded into the only user turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 from grit_integrations.errors import OptionError
+from grit_integrations.options import Order
 from grit_integrations.prompts.formats import ASSISTANT, USER, Cut, Embedded, Part, Segment, Special
 from grit_integrations.prompts.tokenizer import PromptTokenizer
-
-Order = Literal["query-first", "passage-first", "passage-block"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 
 YES, NO = " yes", " no"  # behind "Answer:", so with their space
 ANSWER = "Answer:"  # what the reference puts into the assistant's mouth

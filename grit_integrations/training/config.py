@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grit_integrations.engine.encoder import Pooling
 from grit_integrations.errors import ConfigError
-from grit_integrations.generation import CACHINGS, Caching
-from grit_integrations.reranking.wording import ORDERS, Order
+from grit_integrations.options import CACHINGS, ORDERS, Caching, Order, Pooling
 from grit_integrations.training.tables import build
 
 if sys.version_info >= (3, 11):

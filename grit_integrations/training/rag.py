@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from grit_integrations.generation import Caching
+from grit_integrations.options import Caching
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.quoting.spans import Spans
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.blocks import DenseBatch, DensePrompt, dense_prompt, pad_prompts

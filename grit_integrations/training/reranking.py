@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from grit_integrations.options import Order
 from grit_integrations.prompts.formats import Part
-from grit_integrations.prompts.planning import plan_prompt
-from grit_integrations.reranking.wording import Order, ranking_parts, verdict_ids, verdict_parts
+from grit_integrations.prompts.plan import plan_prompt
+from grit_integrations.reranking.wording import ranking_parts, verdict_ids, verdict_parts
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.blocks import DenseBatch, DensePrompt, dense_prompt, pad_prompts
 from grit_integrations.training.config import RerankingConfig

@@ -17,8 +17,9 @@ from grit_integrations import GritLM
 from grit_integrations.cli import cache, caching
 from grit_integrations.cli.caching import CacheSettings, needs_filling, read_settings, write_settings
 from grit_integrations.cli.output import counted, disk_size, print_reuse
-from grit_integrations.generation import CacheReport, Caching, Generation, Timings, Usage
 from grit_integrations.ingest import Store
+from grit_integrations.options import Caching
+from grit_integrations.results import CacheReport, Generation, Timings, Usage
 
 QUESTION = "What does the heart do with the blood?"
 TEXTS = {

@@ -22,8 +22,8 @@ from grit_integrations.cli.answering import Answerer
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size
 from grit_integrations.cli.quotes import print_quote
-from grit_integrations.generation import Quote
 from grit_integrations.ingest import Store
+from grit_integrations.results import Quote
 from grit_integrations.training import TrainResult
 
 COMMANDS = ("demo", "index", "ask", "chat", "train", "evaluate", "info")

@@ -15,7 +15,7 @@ from grit_integrations.cli.demo import PASSAGES, find_corpus, langchain_side, ll
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTING
 from grit_integrations.ingest import Store
-from grit_integrations.reranking.options import CANDIDATES
+from grit_integrations.options import CANDIDATES
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
 

@@ -17,7 +17,7 @@ from grit_integrations.engine.decoder import StopText
 from grit_integrations.engine.detokenizer import Detokenizer
 from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 
 PROMPTS = ["hello", "Tell me a story about the sea.", "word " * 300, "Wie geht es dir? 你好 🌊"]
 

@@ -13,7 +13,7 @@ from grit_integrations.evaluation.comparing import answer_figures, answer_record
 from grit_integrations.evaluation.options import EvaluationOptions
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
 from grit_integrations.evaluation.sets import Question, QuestionSet
-from grit_integrations.generation import CACHINGS
+from grit_integrations.options import CACHINGS
 
 
 def questions(*, answerable: bool) -> QuestionSet:

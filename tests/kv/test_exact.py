@@ -20,11 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
-from grit_integrations.generation import CACHINGS, Caching, Generation
+from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.formats import Message, Messages
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.prompts.requests import Prompt, generation_plan
+from grit_integrations.results import Generation
 
 CASES = int(os.environ.get("GRIT_EXACT_CASES", "300"))
 MODES: tuple[Caching, ...] = tuple(mode for mode in CACHINGS if mode != "off")

@@ -16,7 +16,8 @@ import pytest
 from checkpoints import write_checkpoint
 
 from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, KVCacheStore
-from grit_integrations.generation import Caching, Generation
+from grit_integrations.options import Caching
+from grit_integrations.results import Generation
 
 DOCUMENTS = ["The heart pumps blood through the vessels of the body. " * 12, "Stars burn hydrogen for ages. " * 15]
 DECODING = Decoding(max_new_tokens=6, logprobs=3)

@@ -12,10 +12,11 @@ import pytest
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.errors import CacheError
-from grit_integrations.generation import CacheReport, Caching, Generation
 from grit_integrations.kv.policy import BreakEven, CachePolicy
 from grit_integrations.kv.store.store import Disk
+from grit_integrations.options import Caching
 from grit_integrations.prompts.formats import Message
+from grit_integrations.results import CacheReport, Generation
 
 HEART = "The heart pumps blood through the vessels of the body, and the blood carries oxygen to every cell. " * 2
 STARS = "Stars burn hydrogen for billions of years until it runs out, and then they swell and cool down. " * 2

@@ -18,8 +18,8 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_helpers import cache_read, documents, renewed
 
 from grit_integrations import EmptyTextError, GritLM, ModelLoadError, OptionError, PromptError
-from grit_integrations.generation import Caching
 from grit_integrations.langchain import ChatGrit, GritEmbeddings, GritRetriever
+from grit_integrations.options import Caching
 
 QUESTION = "What pumps blood?"
 TOO_LONG = "word " * 5000

@@ -17,7 +17,7 @@ from grit_integrations.prompts.formats import (
     neutralise,
 )
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 
 # reference/gritlm: ids of the genuine Mistral-7B-v0.1 vocabulary.
 EMBED_IDS = [1, 523, 28766, 18320, 28766, 28767, 13]

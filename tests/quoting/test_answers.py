@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from odd_texts import documents_lists
 
 from grit_integrations import Decoding, EmptyTextError, GritLM, KVCacheStore, OptionError, PromptError, Quoting
-from grit_integrations.generation import CACHINGS, QUOTE_METHODS, Caching, Generation, QuoteMethod
+from grit_integrations.options import CACHINGS, QUOTE_METHODS, Caching, QuoteMethod
 from grit_integrations.prompts.requests import Prompt, generation_plan
 from grit_integrations.quoting.sentences import pieces
 from grit_integrations.quoting.spans import Spans
 from grit_integrations.quoting.words import word_boundaries
+from grit_integrations.results import Generation
 
 HEART = "The heart pumps blood through the vessels. It rests for 0.4 seconds, Dr. Harvey's book says."
 MOON = "The Moon orbits Earth in 27.3 days (about a month). The heart of the Moon is iron."

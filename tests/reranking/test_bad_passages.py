@@ -25,7 +25,7 @@ from grit_integrations.errors import (
     PromptError,
     RerankError,
 )
-from grit_integrations.reranking.wording import ORDERS, Order
+from grit_integrations.options import ORDERS, Order
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from grit_integrations import ContextOverflowError, Decoding, GritLM, RerankError
 from grit_integrations.engine.block_cache import BlockCache
 from grit_integrations.engine.streaming import GenerationStream
-from grit_integrations.generation import Generation
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking import Reranking
 from grit_integrations.reranking.listwise import places
 from grit_integrations.reranking.permutations import listing, read_order, write_order
 from grit_integrations.reranking.wording import ranking_parts
+from grit_integrations.results import Generation
 
 QUERY = "Which organ pumps blood?"
 PASSAGES = [

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ModelLoadError, OptionError
-from grit_integrations.prompts.planning import plan_prompt
-from grit_integrations.reranking.wording import ORDERS, Order, verdict_ids, verdict_parts
+from grit_integrations.options import ORDERS, Order
+from grit_integrations.prompts.plan import plan_prompt
+from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 
 REFERENCE = (
     "<|user|>\nGiven a query and a passage, judge whether the passage is relevant to the query or not.\n\n"

@@ -8,8 +8,7 @@ import pytest
 from passages import PASSAGES, QUERY, Make, logits
 
 from grit_integrations import Decoding, KVCacheStore
-from grit_integrations.generation import Caching
-from grit_integrations.reranking.wording import ORDERS, Order
+from grit_integrations.options import ORDERS, Caching, Order
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -12,7 +12,7 @@ import pytest
 from langchain_core.documents import Document
 
 from grit_integrations import GritLM, KVCacheStore
-from grit_integrations.generation import Caching
+from grit_integrations.options import Caching
 
 
 def renewed(grit: GritLM, caching: Caching = "prefix") -> GritLM:

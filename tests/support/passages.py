@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grit_integrations import GritLM
-from grit_integrations.reranking.wording import Order
+from grit_integrations.options import Order
 
 WORDS = ["The", "heart", "pumps", "blood", "stars", "burn", "12.5", "über", "你好", "mill,", "(see", "hill)", "\n", "a"]
 QUERY = "What pumps the blood?"

@@ -15,7 +15,8 @@ from recipes import tiny_recipe
 from torch import Tensor
 
 from grit_integrations import GritLM
-from grit_integrations.engine.encoder import POOLINGS, pool
+from grit_integrations.engine.encoder import pool
+from grit_integrations.options import POOLINGS
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.batches import embedding_inputs, text_batch
 from grit_integrations.training.config import Attention

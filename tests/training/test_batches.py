@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from grit_integrations import GritLM, Message
 from grit_integrations.prompts.formats import MARKERS
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.training.batches import (
     IGNORED,
     ContrastiveBatch,

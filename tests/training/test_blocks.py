@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grit_integrations import Decoding, GritLM
-from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.plan import Plan, PlannedBlock
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import Plan, PlannedBlock, plan_prompt
 from grit_integrations.training.blocks import dense_prompt, pad_prompts
 
 DOCUMENTS = ("The heart pumps blood through the body.", "Distant stars burn for billions of years.")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from grit_integrations.prompts.formats import USER, Segment, Special
-from grit_integrations.prompts.planning import plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.blocks import dense_prompt

@@ -14,7 +14,7 @@ import torch
 from recipes import RECIPE, tiny_recipe
 
 from grit_integrations import ConfigError, DataError
-from grit_integrations.generation import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.batches import IGNORED
 from grit_integrations.training.config import ModelConfig, RagConfig, config_from_table

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError
-from grit_integrations.reranking.wording import ORDERS
+from grit_integrations.options import ORDERS
 from grit_integrations.training import train
 from grit_integrations.training.batches import IGNORED, PromptEncoder
 from grit_integrations.training.config import RerankingConfig, config_from_table

@@ -1,14 +1,16 @@
-"""What a generation is asked for and what it gives back: plain values, no tensors."""
+"""What a call may ask for: plain values, checked when they are made. No torch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict, get_args
 
 from grit_integrations.errors import OptionError
 
-FinishReason = Literal["stop", "length"]
+# How token states become one vector.
+Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 # What of a prompt is read once and kept: nothing, everything up to a boundary, or documents and query by themselves.
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
@@ -17,6 +19,14 @@ CACHINGS: tuple[Caching, ...] = get_args(Caching)
 # How a quote is found: token by token, or as the best of all spans.
 QuoteMethod = Literal["tokens", "spans", "sentences"]
 QUOTE_METHODS: tuple[QuoteMethod, ...] = get_args(QuoteMethod)
+
+Order = Literal["query-first", "passage-first", "passage-block"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+Method = Literal["pointwise", "listwise", "embedding"]
+METHODS: tuple[Method, ...] = get_args(Method)
+CANDIDATES = 20  # retrieved for a reranking if nobody says how many, as LangChain's searches for diversity do
+Score = Literal["probability", "logit"]
 
 OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 
@@ -148,122 +158,77 @@ class Decoding:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A generated token's natural-log probability under the model, before sampling options, with alternatives."""
+class RerankingOptions(TypedDict, total=False):
+    """The keyword arguments of `Reranking`, all of them optional."""
 
-    token: str  # its text; not every token is a whole character
-    token_id: int
-    logprob: float
-    alternatives: tuple[tuple[str, float], ...] = ()
+    method: Method
+    order: Order | None
+    score: Score
+    cosine: float
+    passage_tokens: int | None
+    window: int
+    step: int
+    instruction: str
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one generation. The end-of-text token counts as generated.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranking:
+    """How passages are put in order.
 
     Attributes:
-        prompt_tokens: tokens of the whole prompt, however they came into the cache.
-        completion_tokens: tokens generated.
-        cache_read_tokens: prompt tokens whose keys and values were read instead of computed.
-        cache_creation_tokens: prompt tokens that were computed and kept for later prompts.
+        method: `"pointwise"` asks about each passage by itself whether it is relevant, one pass and no generation;
+            `"listwise"` lets the model write an order, a window of passages at a time (RankGPT, arXiv 2304.09542);
+            `"embedding"` compares vectors.
+        order: what stands first in a pointwise prompt: `"query-first"`, the GritLM reference's words, is read once for
+            all passages. `"passage-first"` and `"passage-block"` start from each passage's stored keys and values, as
+            answers do with `caching="prefix"` and `"doc"`. By default the one that the checkpoint was trained for
+            (`grit_config.json`), else `"query-first"`.
+        score: of pointwise: `"probability"` is P(yes) among yes and no, in 0..1; `"logit"` is yes's raw logit, which
+            the reference sorts by.
+        cosine: of pointwise: so many times the cosine of query and passage is added to the score, before it becomes a
+            probability. Vectors and verdicts err differently, so both together may order better than either; where no
+            vectors are given, the passages are embedded for it.
+        passage_tokens: what is longer loses its end; by default as many as fit into the window.
+        window: passages in one listwise prompt.
+        step: passages by which the window moves, from the last to the first.
+        instruction: what the query is embedded under, for `"embedding"` and `cosine`.
+
+    Raises:
+        OptionError: a value that is none of these, or out of range.
     """
 
-    prompt_tokens: int
-    completion_tokens: int
-    cache_read_tokens: int = 0
-    cache_creation_tokens: int = 0
+    method: Method = "pointwise"
+    order: Order | None = None
+    score: Score = "probability"
+    cosine: float = 0.0
+    passage_tokens: int | None = None
+    window: int = 20
+    step: int = 10
+    instruction: str = ""
 
     @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
+    def compares_vectors(self) -> bool:
+        """Whether vectors have a part in the scores."""
+        return self.method == "embedding" or self.cosine > 0
 
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall-clock seconds of one generation, measured where the work is done.
-
-    Attributes:
-        queue: waiting for the model.
-        load: finding blocks in the store, reading them, and writing them into the request's cache.
-        prefill: computing what of the prompt was not read.
-        time_to_first_token: from the call to the first token, all of the above included.
-        decode: from the first token to the last.
-    """
-
-    queue: float
-    load: float
-    prefill: float
-    time_to_first_token: float
-    decode: float
-
-
-@dataclass(frozen=True, slots=True)
-class CacheReport:
-    """What the KV cache did for one generation.
-
-    Attributes:
-        mode: the caching mode.
-        hits: blocks that were read.
-        misses: blocks that were computed.
-        declined: why blocks that were stored were computed all the same.
-        bytes_read: bytes of the blocks that were read.
-        seconds_saved: what computing the blocks would have taken at the speed measured here, less the time to load
-            them; `None` while no speed is known.
-    """
-
-    mode: Caching
-    hits: int = 0
-    misses: int = 0
-    declined: tuple[str, ...] = ()
-    bytes_read: int = 0
-    seconds_saved: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """A span of a document, word for word.
-
-    Attributes:
-        text: what is quoted: `documents[document][start:end]`.
-        document: index into the documents that were given.
-        start: its first character.
-        end: the character behind its last.
-        score: how good it is; of a generation, see `Quoting.length_penalty`; of a sentence, its nearness to the
-            question.
-        within: where the sentences begin and end that were picked for the quote, if some were (`Quoting.sentences`).
-    """
-
-    text: str
-    document: int
-    start: int
-    end: int
-    score: float
-    within: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A finished generation: its text, its tokens, why it ended, what it cost, and what it quotes."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
-    cache: CacheReport
-    logprobs: tuple[TokenLogprob, ...] = ()
-    quotes: tuple[Quote, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationChunk:
-    """A piece of a stream. The last one has no text of its own left to add but carries the whole `generation`."""
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = field(default=())
-    generation: Generation | None = None
+    def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("order", (None, *ORDERS)), ("score", get_args(Score))):
+            if getattr(self, name) not in known:
+                raise OptionError(
+                    f"{name}={getattr(self, name)!r} is unknown. Use one of {', '.join(map(str, known))}."
+                )
+        if not math.isfinite(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
+            raise OptionError(
+                f"cosine={self.cosine} with method={self.method!r} is not possible. Give a number from 0 up, with "
+                "method='pointwise'."
+            )
+        if self.passage_tokens is not None and self.passage_tokens < 1:
+            raise OptionError(f"passage_tokens={self.passage_tokens} is too few. Give at least 1, or None for all.")
+        if self.window < 2 or not 1 <= self.step < self.window:
+            raise OptionError(
+                f"window={self.window} and step={self.step}: a window has at least 2 passages and moves by 1 or more, "
+                "but by fewer than it has. RankGPT uses 20 and 10."
+            )
 
 
 def _is_number(value: object) -> bool:
