@@ -17,8 +17,7 @@ from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions
-from grit_integrations.options import POOLINGS, Caching, Pooling
-from grit_integrations.prompts.requests import check_caching
+from grit_integrations.options import POOLINGS, Caching, Pooling, check_caching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,13 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from typing_extensions import Unpack
 
 from grit_integrations.engine.block_cache import (
-    EMBEDS_DOCUMENTS,
-    EMBEDS_QUERIES,
-    KEEPS_DOCUMENTS,
     BlockCache,
     total_report,
 )
@@ -30,7 +26,8 @@ from grit_integrations.engine.scheduler import Keep
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import GritError
 from grit_integrations.handle import ModelHandle
-from grit_integrations.options import Caching, Decoding, Reranking, RerankingOptions
+from grit_integrations.options import MODES, Caching, Decoding, Reranking, RerankingOptions
+from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.formats import Messages, check_characters
 from grit_integrations.prompts.requests import (
     Prompt,
@@ -48,8 +45,6 @@ from grit_integrations.reranking.rerank import rerank
 from grit_integrations.results import CacheReport, Generation, Ranked
 
 Vectors = npt.NDArray[np.float32]
-
-_BAR_DELAY = 2.0  # seconds before a progress bar appears
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -254,7 +249,7 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: documents that do not fit into the window together.
         """
-        if not documents or self.caching not in KEEPS_DOCUMENTS:
+        if not documents or not MODES[self.caching].keeps_documents:
             return
         plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
         self._cache(self._loaded()).prefetch(plan)
@@ -266,7 +261,7 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
-        if self.caching not in KEEPS_DOCUMENTS:
+        if not MODES[self.caching].keeps_documents:
             return [False] * len(documents)
         plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
         return self._cache(self._loaded()).stored(plans)
@@ -281,12 +276,11 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
-        wanted = documents if self.caching in KEEPS_DOCUMENTS else []
+        wanted = documents if MODES[self.caching].keeps_documents else []
         plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in wanted]
         engine = self._loaded()
         cache = self._cache(engine)
-        disable = None if progress is None else not progress
-        shown = tqdm(plans, desc="Caching", unit="document", disable=disable, delay=_BAR_DELAY)
+        shown = progress_bar(plans, desc="Caching", unit="document", shown=progress)
         reads = (wait(engine.scheduler.read(cache.reuse(plan, self.caching))) for plan in shown)
         return total_report(self.caching, [read.report() for read in reads])
 
@@ -343,15 +337,15 @@ class GritLM(ModelHandle):
 
     def _about(self, documents: Sequence[str]) -> Prompt:
         """Return a prompt that begins with `documents` as every question about them does in this object's mode."""
-        caching: Caching = "doc" if self.caching in EMBEDS_DOCUMENTS else "prefix"
+        caching: Caching = "doc" if MODES[self.caching].embeds_documents else "prefix"
         return Prompt(messages="?", documents=documents, caching=caching)
 
     def _keeper(self, engine: Engine, items: Sequence[EncoderInput], kind: str, instruction: str) -> Keep | None:
         """Return what keeps the blocks of an embedding pass, if answers in this mode can start from them."""
         if kind == "Query":
-            wanted = self.caching in EMBEDS_QUERIES
+            wanted = MODES[self.caching].embeds_query
         else:
-            wanted = self.caching in EMBEDS_DOCUMENTS and not instruction
+            wanted = MODES[self.caching].embeds_documents and not instruction
         return self._cache(engine).keeper(items, self.caching, document=kind == "Document") if wanted else None
 
     def _embed(
@@ -369,8 +363,7 @@ class GritLM(ModelHandle):
             return np.zeros((0, self.dim), dtype=np.float32)
         engine = self._loaded()
         keep = self._keeper(engine, inputs, kind, instruction) if keep_blocks else None
-        disable = None if progress is None else not progress
-        with tqdm(total=len(inputs), desc="Embedding", unit="text", disable=disable, delay=_BAR_DELAY) as bar:
+        with progress_bar(total=len(inputs), desc="Embedding", unit="text", shown=progress) as bar:
             future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update, keep=keep)
             return self._finish(wait(future))
 

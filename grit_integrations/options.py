@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -15,6 +16,62 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 # What of a prompt is read once and kept: nothing, everything up to a boundary, or documents and query by themselves.
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachingMode:
+    """What a caching mode does with a prompt; `docs/caching.md` draws each.
+
+    Attributes:
+        embedded: what stands in front of the prompt as blocks of its own, read bidirectionally, in this order.
+        keeps: whether blocks are kept at all.
+    """
+
+    embedded: tuple[Literal["documents", "query"], ...] = ()
+    keeps: bool = True
+
+    @property
+    def embeds_documents(self) -> bool:
+        """Whether a document's block is that of its embedding pass."""
+        return "documents" in self.embedded
+
+    @property
+    def embeds_query(self) -> bool:
+        """Whether a question's block is that of its embedding pass."""
+        return "query" in self.embedded
+
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether answers about other questions start from a document's block."""
+        return self.keeps and (self.embeds_documents or not self.embedded)
+
+    @property
+    def indexable(self) -> bool:
+        """Whether all blocks are made of documents alone, so that an index can hold them."""
+        return not self.embeds_query
+
+
+MODES: Mapping[Caching, CachingMode] = {
+    "off": CachingMode(keeps=False),
+    "prefix": CachingMode(),
+    "doc": CachingMode(embedded=("documents",)),
+    "query": CachingMode(embedded=("query",)),
+    "query-doc": CachingMode(embedded=("query", "documents")),
+    "doc-query": CachingMode(embedded=("documents", "query")),
+}
+
+
+def check_caching(caching: object) -> Caching:
+    """Return `caching` if it is a mode.
+
+    Raises:
+        OptionError: there is no such mode.
+    """
+    for mode in CACHINGS:
+        if mode == caching:
+            return mode
+    raise OptionError(f"caching={caching!r} is unknown. Use one of {', '.join(CACHINGS)}.")
+
 
 # How a quote is found: token by token, or as the best of all spans.
 QuoteMethod = Literal["tokens", "spans", "sentences"]

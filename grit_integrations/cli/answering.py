@@ -14,7 +14,7 @@ from grit_integrations.cli.output import WrappedStream, print_reuse, print_sourc
 from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import ContextOverflowError, IngestError
 from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
-from grit_integrations.options import CANDIDATES, Caching, Decoding
+from grit_integrations.options import CANDIDATES, MODES, Caching, Decoding
 from grit_integrations.prompts.formats import Message
 from grit_integrations.results import Generation
 
@@ -123,7 +123,7 @@ class Answerer:
         """Drop the oldest turns, then the farthest passages, until the prompt fits."""
         grit = self.store.model
         room = grit.window - self.decoding.max_new_tokens
-        if "query" in grit.caching:  # the instruction is part of the prompt then, and not counted below
+        if MODES[grit.caching].embeds_query:  # the instruction is part of the prompt then, and not counted below
             room -= grit.count_tokens(QUERY_INSTRUCTION) + _MARKERS
         least = 1 if self.quote else 0  # passages: without any there is nothing to quote
         history, used = list(self.history), list(hits)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from grit_integrations.cli.output import console, print_error
 from grit_integrations.errors import GritError, OptionError
 from grit_integrations.kv.sizes import parse_size
-from grit_integrations.options import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, MODES
 
 Precision = Literal["native", "int8"]  # as kv.blocks has it, which would load torch for a help page
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -124,5 +124,5 @@ AnswerCachingOption = Annotated[
 TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="The longest answer.")]
 
 DEFAULT_STORE = Path(".grit")
-INDEX_CACHINGS: tuple[Caching, ...] = ("off", "prefix", "doc")  # modes whose blocks are made of passages alone
+INDEX_CACHINGS = tuple(name for name, mode in MODES.items() if mode.indexable)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

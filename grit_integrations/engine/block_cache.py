@@ -20,10 +20,6 @@ from grit_integrations.options import Caching
 from grit_integrations.prompts.plan import Plan, PlannedBlock
 from grit_integrations.results import CacheReport
 
-EMBEDS_DOCUMENTS: tuple[Caching, ...] = ("doc", "query-doc", "doc-query")
-KEEPS_DOCUMENTS: tuple[Caching, ...] = ("prefix", *EMBEDS_DOCUMENTS)
-EMBEDS_QUERIES: tuple[Caching, ...] = ("query", "query-doc", "doc-query")
-
 
 @dataclass(frozen=True, slots=True)
 class BlockCache:

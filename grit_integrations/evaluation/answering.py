@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from grit_integrations.engine.block_cache import EMBEDS_QUERIES
 from grit_integrations.evaluation.answers import exact_match, token_f1
 from grit_integrations.evaluation.options import EvaluationOptions, parse_quote
 from grit_integrations.evaluation.retrieval import embed_passages
@@ -20,7 +19,7 @@ from grit_integrations.evaluation.sets import Question, QuestionSet
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.model import GritLM
-from grit_integrations.options import Caching, Decoding
+from grit_integrations.options import MODES, Caching, Decoding
 from grit_integrations.results import Generation, Quote
 from grit_integrations.training.convert import INSTRUCTIONS
 
@@ -218,5 +217,5 @@ def _read_ahead(model: GritLM, question: Question, documents: Sequence[str]) -> 
     """Read what the mode keeps, as an index or an earlier question would have, so that answers start from the store."""
     if documents:
         model.cache_documents(documents, progress=False)
-        if model.caching in EMBEDS_QUERIES:
+        if MODES[model.caching].embeds_query:
             model.embed_queries([question.text], truncate=True, progress=False)

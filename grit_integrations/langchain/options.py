@@ -30,8 +30,7 @@ from grit_integrations.langchain.documents import Passage, as_passages
 from grit_integrations.langchain.quotes import described, quotes_metadata
 from grit_integrations.model import GenerationOptions as CoreOptions
 from grit_integrations.model import GritLM
-from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting
-from grit_integrations.prompts.requests import check_caching
+from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting, check_caching
 from grit_integrations.results import Generation, GenerationChunk, TokenLogprob
 
 PROVIDER = "grit"

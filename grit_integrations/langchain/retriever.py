@@ -18,13 +18,12 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from grit_integrations.engine.block_cache import EMBEDS_DOCUMENTS, KEEPS_DOCUMENTS
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.options import ModelSource
 from grit_integrations.langchain.reranker import SCORE, GritReranker
 from grit_integrations.model import GritLM
-from grit_integrations.options import CANDIDATES
+from grit_integrations.options import CANDIDATES, MODES
 from grit_integrations.prompts.formats import check_text
 
 logger = logging.getLogger(__name__)
@@ -214,7 +213,7 @@ class GritRetriever(ModelSource, BaseRetriever):
 
     def _keep(self, texts: list[str], progress: bool | None) -> None:
         """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
-        if self.grit.caching not in KEEPS_DOCUMENTS or self._embedding_keeps():
+        if not MODES[self.grit.caching].keeps_documents or self._embedding_keeps():
             return
         try:
             self.grit.cache_documents(texts, progress=progress)
@@ -231,7 +230,7 @@ class GritRetriever(ModelSource, BaseRetriever):
             isinstance(embeddings, GritEmbeddings)
             and embeddings.grit is self.grit
             and not embeddings.document_instruction  # whose blocks hold more than the document
-            and self.grit.caching in EMBEDS_DOCUMENTS
+            and MODES[self.grit.caching].embeds_documents
         )
 
     # Retrieving

@@ -19,8 +19,7 @@ from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.query_engine import as_llm, grit_retriever
 from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
 from grit_integrations.model import GritLM
-from grit_integrations.options import Caching
-from grit_integrations.prompts.requests import check_caching
+from grit_integrations.options import Caching, check_caching
 
 
 class GritChatEngine(CondensePlusContextChatEngine):

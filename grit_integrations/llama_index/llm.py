@@ -38,9 +38,8 @@ from grit_integrations.llama_index.responses import (
     raw_of,
 )
 from grit_integrations.model import GenerationOptions, GritLM
-from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting
+from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting, check_caching
 from grit_integrations.prompts.formats import Message
-from grit_integrations.prompts.requests import check_caching
 from grit_integrations.results import Generation, GenerationChunk
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)

@@ -20,10 +20,9 @@ from grit_integrations.errors import GritError, OptionError
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.options import as_grit
 from grit_integrations.model import GritLM
+from grit_integrations.options import MODES
 
 logger = logging.getLogger(__name__)
-
-_EMBEDDED = ("doc", "query-doc", "doc-query")  # modes in which a document's block comes from its embedding pass
 
 
 class GritRetriever(BaseRetriever):
@@ -124,7 +123,7 @@ class GritRetriever(BaseRetriever):
 
     def _check_texts(self, found: list[NodeWithScore]) -> None:
         """Warn once if documents are embedded with other words than they are answered from."""
-        if self._warned or self._model.caching not in _EMBEDDED:
+        if self._warned or not MODES[self._model.caching].embeds_documents:
             return
         other = next((node for node in found if node.node.get_content(MetadataMode.EMBED) != _text(node.node)), None)
         if other is not None:

@@ -26,8 +26,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from grit_integrations.errors import OptionError
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.quotes import NodeText, QuotedNodes
-from grit_integrations.options import Caching
-from grit_integrations.prompts.requests import check_caching
+from grit_integrations.options import Caching, check_caching
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from grit_integrations.engine.encoder import EncoderInput
 from grit_integrations.errors import ContextOverflowError, OptionError, PromptError
 from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.options import CACHINGS, Caching, Decoding
+from grit_integrations.options import Caching, Decoding, check_caching
 from grit_integrations.prompts.formats import (
     Messages,
     as_messages,
@@ -149,12 +149,6 @@ def count_prompt_tokens(checkpoint: Checkpoint, prompt: Prompt) -> int:
     """Return how many tokens a prompt has, whether it fits or not."""
     check_caching(prompt.caching)
     return len(_plan(checkpoint, prompt))
-
-
-def check_caching(caching: str) -> None:
-    """Raise `OptionError` if there is no such caching mode."""
-    if caching not in CACHINGS:
-        raise OptionError(f"caching={caching!r} is unknown. Use one of {', '.join(CACHINGS)}.")
 
 
 def _plan(checkpoint: Checkpoint, prompt: Prompt, room: int | None = None) -> Plan:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from grit_integrations.engine.block_cache import BlockCache
 from grit_integrations.engine.calls import wait
@@ -16,12 +15,11 @@ from grit_integrations.engine.engine import Engine
 from grit_integrations.errors import ContextOverflowError, ModelLoadError
 from grit_integrations.loading.checkpoint import Checkpoint
 from grit_integrations.options import ORDERS, Caching, Order, Reranking, Score
+from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.plan import Plan, plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 
 logger = logging.getLogger(__name__)
-
-_BAR_DELAY = 2.0  # seconds before a progress bar appears
 
 
 class Judge(Protocol):
@@ -72,8 +70,7 @@ def scores(
     added = torch.zeros(len(plans)) if cosines is None else settings.cosine * torch.tensor(cosines())
     cache = model._cache(engine)
     reuses = [cache.reuse(plan, model.caching) for plan in plans]
-    disable = None if progress is None else not progress
-    with tqdm(total=len(plans), desc="Reranking", unit="passage", disable=disable, delay=_BAR_DELAY) as bar:
+    with progress_bar(total=len(plans), desc="Reranking", unit="passage", shown=progress) as bar:
         logits = wait(engine.scheduler.judge(reuses, wanted, on_progress=bar.update))
     return as_scores(logits, settings.score, added)
 

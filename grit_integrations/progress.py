@@ -1,0 +1,25 @@
+"""One kind of progress bar for work that takes over a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+_DELAY = 2.0  # seconds before a bar appears
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None, *, total: int | None = None, desc: str, unit: str, shown: bool | None
+) -> tqdm[Any]:
+    """Return a bar that appears when the work takes longer than two seconds.
+
+    Args:
+        items: what is worked through, if the bar is to be iterated over.
+        total: how many there are, if it is updated instead.
+        desc: what is done.
+        unit: to what.
+        shown: `None` shows it on a terminal only.
+    """
+    return tqdm(items, total=total, desc=desc, unit=unit, disable=None if shown is None else not shown, delay=_DELAY)
