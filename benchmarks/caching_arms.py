@@ -110,16 +110,16 @@ def repeat(answer: Answer, before: Callable[[int], object] = lambda turn: None) 
 
 def ours(arm: Arm, checkpoint: str, work: Path, cells: list[Cell]) -> Iterator[dict[str, Any]]:
     """Answer through GritLM in one caching mode."""
-    grit = GritLM.from_pretrained(checkpoint, dtype="float32", device="cpu")
+    loaded = GritLM.from_pretrained(checkpoint, dtype="float32", device="cpu")
     for number, cell in enumerate(cells):
-        documents, questions = documents_of(grit, cell.document, arm.documents), questions_of(grit, cell.question)
+        documents, questions = documents_of(loaded, cell.document, arm.documents), questions_of(loaded, cell.question)
         path = work / f"kv-{number}"
         with KVCacheStore(path, precision=arm.precision) as store:
-            grit.kv_store = store
+            grit = loaded.with_options(kv_store=store)
             if arm.tier in ("disk", "dropped"):
                 grit.generate("?", documents, caching=arm.mode, decoding=Decoding(max_new_tokens=1))
         with KVCacheStore(None if arm.tier == "ram" else path, precision=arm.precision, ram_bytes=ram(arm)) as store:
-            grit.kv_store = store
+            grit = loaded.with_options(kv_store=store)
             if arm.mode == "prefix" and arm.tier == "ram":
                 grit.generate("?", documents, caching=arm.mode, decoding=Decoding(max_new_tokens=1))
             answer = OurAnswer(grit, arm, cell, documents, questions)
@@ -149,8 +149,7 @@ class OurAnswer:
     def prepare(self, store: KVCacheStore, path: Path, turn: int) -> None:
         """Put the store into the state that the arm measures."""
         if self._arm.mode == "query":  # its retriever has embedded the question
-            self._grit.caching = "query"
-            self._grit.embed_queries([self._questions[turn]])
+            self._grit.with_options(caching="query").embed_queries([self._questions[turn]])
         if self._arm.mode == "prefix" and self._arm.tier == "none":
             store.flush()
             store.clear()
@@ -229,11 +228,11 @@ def index_cost(_: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterat
             for turn in range(1 + 2):
                 path = work / f"index-{turn}"
                 with KVCacheStore(path, precision=precision) as store:
-                    grit.kv_store, grit.caching = store, mode
+                    indexing = grit.with_options(kv_store=store, caching=mode)
                     began = time.perf_counter()
-                    grit.embed_documents([document])
+                    indexing.embed_documents([document])
                     if mode == "prefix":
-                        grit.cache_documents([document])
+                        indexing.cache_documents([document])
                     store.flush()
                     seconds.append(time.perf_counter() - began)
                     stored = store.stats().bytes
@@ -251,8 +250,8 @@ def answers(_: str, __: str, work: Path, cells: list[Cell]) -> Iterator[dict[str
     native: list[tuple[Caching, Precision]] = [(mode, "native") for mode in CACHINGS]
     said: dict[tuple[str, str], list[tuple[int, ...]]] = {}
     for mode, precision in [*native, ("prefix", "int8"), ("doc", "int8")]:
-        grit.kv_store = KVCacheStore(None, precision=precision)
-        answer = partial(grit.generate, caching=mode, decoding=Decoding(max_new_tokens=16))
+        stored = grit.with_options(kv_store=KVCacheStore(None, precision=precision))
+        answer = partial(stored.generate, caching=mode, decoding=Decoding(max_new_tokens=16))
         cold = [answer(question, [document]).token_ids for question, document, _ in asked]
         warm = [answer(question, [document]).token_ids for question, document, _ in asked]
         said[mode, precision] = cold

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RerankError,
         TrainingDivergedError,
     )
+    from grit_integrations.handle import unload_all
     from grit_integrations.kv.policy import CachePolicy
     from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.model import GritLM
@@ -65,6 +66,7 @@ _HOMES = {
         "RerankError",
         "TrainingDivergedError",
     ),
+    "handle": ("unload_all",),
     "kv.policy": ("CachePolicy",),
     "kv.store.store": ("KVCacheStore",),
     "model": ("GritLM",),
@@ -117,6 +119,7 @@ __all__ = [
     "TokenLogprob",
     "TrainingDivergedError",
     "Usage",
+    "unload_all",
 ]
 
 

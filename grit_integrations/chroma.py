@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grit_integrations.errors import CollectionMismatchError, MissingExtraError, OptionError
-from grit_integrations.handle import BUNDLED_NAME
+from grit_integrations.loading.sources import BUNDLED_NAME
 from grit_integrations.model import GritLM
 
 try:
@@ -63,7 +63,12 @@ class VectorOrigin:
         """Return the origin of the vectors that `model` makes of documents; reads no weights."""
         source = str(Path(model.source).resolve()) if _is_directory(model) else model.source
         return cls(
-            source, model.fingerprint, model.pooling, model.normalize, model.truncate_dim or 0, document_instruction
+            source,
+            model.fingerprint,
+            model.pooling,
+            model.settings.normalize,
+            model.settings.truncate_dim or 0,
+            document_instruction,
         )
 
     def check(self, wanted: VectorOrigin, where: str) -> None:
@@ -143,7 +148,7 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def supported_spaces(self) -> list[Space]:
         """Return the distances that rank as cosine does: all of them for vectors of unit length."""
-        return ["cosine", "l2", "ip"] if self.model.normalize else ["cosine"]
+        return ["cosine", "l2", "ip"] if self.model.settings.normalize else ["cosine"]
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes this function again, as JSON."""

@@ -2,42 +2,112 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-import torch
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
-from grit_integrations.engine.engine import Engine, shared_engine
+from grit_integrations.engine.engine import Engine, shared_engine, unload_engine, unload_engines
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head, find_checkpoint
+from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head
+from grit_integrations.loading.sources import BUNDLED_NAME, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions
 from grit_integrations.options import POOLINGS, Caching, Pooling, check_caching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BUNDLED = Path(__file__).parent / "bundled" / "grit-mini"
-BUNDLED_NAME = "grit-mini"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What may differ between handles on one set of weights.
+
+    Raises:
+        OptionError: a value that is not possible.
+    """
+
+    pooling: Pooling | None = None
+    normalize: bool = True
+    truncate_dim: int | None = None
+    caching: Caching = "prefix"
+    kv_store: KVCacheStore | None = None
+    cache_policy: CachePolicy = field(default_factory=CachePolicy)
+
+    def __post_init__(self) -> None:
+        check_caching(self.caching)
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise OptionError(f"truncate_dim={self.truncate_dim} is not possible. Give 1 or more, or None.")
 
 
-def default_source() -> str:
-    """Return the model that adapters use when none is named: the environment's `GRIT_MODEL`, else the bundled one."""
-    return os.environ.get("GRIT_MODEL") or BUNDLED_NAME
+class SettingsOptions(TypedDict, total=False):
+    """The keyword arguments of `with_options`, all of them optional; `GritLM` explains them."""
+
+    pooling: Pooling | None
+    normalize: bool
+    truncate_dim: int | None
+    caching: Caching
+    kv_store: KVCacheStore | None
+    cache_policy: CachePolicy
 
 
-def default_device() -> str | None:
-    """Return the environment's `GRIT_DEVICE`; `None` is the best device here."""
-    return os.environ.get("GRIT_DEVICE") or None
+class _Source:
+    """A checkpoint by its name, and how it is loaded: what all handles made of one another share."""
+
+    def __init__(self, name: str, revision: str | None, load_options: LoadOptions, *, local_files_only: bool) -> None:
+        self.name, self.revision, self.load_options = name, revision, load_options
+        self.local_files_only = local_files_only
+        self._lock = threading.RLock()
+        self._checkpoint: Checkpoint | None = None
+        self._engine: Callable[[], Engine | None] = lambda: None  # weak: only the process holds weights
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        with self._lock:
+            if self._checkpoint is None:
+                self._checkpoint = find_checkpoint(
+                    self.name, revision=self.revision, local_files_only=self.local_files_only
+                )
+            return self._checkpoint
+
+    @property
+    def loaded(self) -> Engine | None:
+        """The engine if it is in memory and has not been let go of."""
+        engine = self._engine()
+        return None if engine is None or engine.unloaded else engine
+
+    def engine(self, progress: bool | None = None) -> Engine:
+        with self._lock:
+            engine = self.loaded
+            if engine is None:
+                engine = shared_engine(self.checkpoint, self.load_options, progress=progress)
+                self._engine = weakref.ref(engine)
+            return engine
+
+    def unload(self) -> None:
+        with self._lock:
+            engine = self.loaded
+            self._checkpoint = None  # the next load finds what lies there then
+        if engine is not None:
+            unload_engine(engine)
 
 
 class ModelHandle:
-    """A model by its name and options: what there is to know and to hold of it, before anything is asked of it."""
+    """A model by its name and options: what there is to know and to hold of it, before anything is asked of it.
+
+    Frozen: `with_options` gives another handle on the same weights. Loaded weights stay in memory, whoever drops a
+    handle, until `unload` or `grit_integrations.unload_all` is called.
+    """
+
+    _source: _Source
+    _settings: Settings
 
     def __init__(
         self,
@@ -58,23 +128,17 @@ class ModelHandle:
         kv_store: KVCacheStore | None = None,
         cache_policy: CachePolicy | None = None,
     ) -> None:
-        check_caching(caching)
-        if pooling is not None and pooling not in POOLINGS:
-            raise OptionError(f"pooling={pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if truncate_dim is not None and truncate_dim < 1:
-            raise OptionError(f"truncate_dim={truncate_dim} is not possible. Give 1 or more, or None.")
-        self.source = str(source)
-        if self.source == BUNDLED_NAME and dtype == "auto":
+        settings = Settings(
+            pooling=pooling,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+            caching=caching,
+            kv_store=kv_store,
+            cache_policy=cache_policy or CachePolicy(),
+        )
+        if str(source) == BUNDLED_NAME and dtype == "auto":
             dtype = "float32"  # so small that rounding costs more than it saves: the same vectors on every machine
-        self.revision = revision
-        self.normalize = normalize
-        self.truncate_dim = truncate_dim
-        self.requested_pooling = pooling
-        self.caching = caching
-        self.kv_store = kv_store
-        self.cache_policy = cache_policy or CachePolicy()
-        self._local_files_only = local_files_only
-        self.load_options = LoadOptions(
+        load_options = LoadOptions(
             device=None if device is None else str(device),
             dtype=str(dtype),
             attn_implementation=attn_implementation,
@@ -82,9 +146,7 @@ class ModelHandle:
             device_map=device_map,
             embedding_head=None if embedding_head is None else Path(embedding_head),
         )
-        self._lock = threading.RLock()
-        self._checkpoint: Checkpoint | None = None
-        self._engine: Engine | None = None
+        self._hold(_Source(str(source), revision, load_options, local_files_only=local_files_only), settings)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, progress: bool | None = None, **options: Any) -> Self:
@@ -100,37 +162,102 @@ class ModelHandle:
         """Return grit-mini, the small model that ships with this package: no network, and a CPU is enough."""
         return cls.from_pretrained(BUNDLED_NAME, **options)
 
+    @classmethod
+    def named(cls, source: str | Path, **options: Any) -> Self:
+        """Return the process's one handle of these arguments, for whoever is made anew for every request.
+
+        It costs a look into a table from the second time on, also where finding the checkpoint would ask the hub.
+        """
+        key = (cls, str(source), repr(sorted(options.items())))
+        with _named_lock:
+            return cast(Self, _named.setdefault(key, cls(source, **options)))
+
+    def with_options(self, **changes: Unpack[SettingsOptions]) -> Self:
+        """Return another handle on the same weights, with some settings changed; this one stays as it is.
+
+        Args:
+            **changes: of the constructor's arguments those that no weights depend on: `pooling`, `normalize`,
+                `truncate_dim`, `caching`, `kv_store`, `cache_policy`.
+
+        Raises:
+            OptionError: another argument, or a value that is not possible.
+
+        Example:
+            >>> from grit_integrations import GritLM
+            >>> grit = GritLM("grit-mini")
+            >>> short = grit.with_options(truncate_dim=8)
+            >>> short.embed_queries(["What pumps blood?"]).shape, short.lm is grit.lm
+            ((1, 8), True)
+        """
+        known = [setting.name for setting in fields(Settings)]
+        for name in changes:
+            if name not in known:
+                raise OptionError.unknown(name, known)
+        handle = object.__new__(type(self))
+        handle._hold(self._source, replace(self._settings, **changes))
+        return handle
+
     def load(self, *, progress: bool | None = None) -> Self:
         """Load the weights now instead of at first use, and return this object."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = shared_engine(self.checkpoint, self.load_options, progress=progress)
+        self._source.engine(progress)
         return self
 
     def unload(self) -> None:
-        """Let go of the weights; they leave memory when no other object uses them. The next call loads them again."""
-        with self._lock:
-            self._engine = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        """Let go of the weights, for every object that shares them; they leave memory when what runs has ended.
+
+        The next call of any of these objects finds the checkpoint and loads it again.
+        """
+        self._source.unload()
 
     @property
     def is_loaded(self) -> bool:
-        """Whether this object holds loaded weights."""
-        return self._engine is not None
+        """Whether the weights were loaded through this handle, or one that it was made of, and are still there."""
+        return self._source.loaded is not None
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint's files; opening them reads no weights."""
-        with self._lock:
-            if self._checkpoint is None:
-                self._checkpoint = self._find()
-            return self._checkpoint
+        return self._source.checkpoint
+
+    @property
+    def source(self) -> str:
+        """Directory, hub id or bundled name, as it was given."""
+        return self._source.name
 
     @property
     def name(self) -> str:
         """What this model is called in traces and usage reports."""
-        return self.source
+        return self._source.name
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit of a hub repository."""
+        return self._source.revision
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How the weights are put into memory."""
+        return self._source.load_options
+
+    @property
+    def settings(self) -> Settings:
+        """What may differ between handles on these weights."""
+        return self._settings
+
+    @property
+    def caching(self) -> Caching:
+        """What of a prompt is read once and kept, unless a call says otherwise."""
+        return self._settings.caching
+
+    @property
+    def kv_store(self) -> KVCacheStore | None:
+        """Where it is kept; `None` is the main memory that all handles of these weights share."""
+        return self._settings.kv_store
+
+    @property
+    def pooling(self) -> Pooling:
+        """How token states become one vector."""
+        return self._settings.pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
 
     @property
     def dim(self) -> int:
@@ -139,17 +266,12 @@ class ModelHandle:
             full = self._loaded().weights.dim
         else:
             full = int(self.checkpoint.config["hidden_size"])
-        return min(full, self.truncate_dim or full)
+        return min(full, self._settings.truncate_dim or full)
 
     @property
     def window(self) -> int:
         """The most tokens that a prompt and its answer may have together."""
         return self.checkpoint.window
-
-    @property
-    def pooling(self) -> Pooling:
-        """How token states become one vector."""
-        return self.requested_pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
 
     @property
     def fingerprint(self) -> str:
@@ -179,21 +301,46 @@ class ModelHandle:
         }
 
     def __repr__(self) -> str:
-        return f"GritLM({self.source!r}, {'loaded' if self.is_loaded else 'not loaded'})"
+        return f"{type(self).__name__}({self.source!r}, {'loaded' if self.is_loaded else 'not loaded'})"
 
-    def __getstate__(self) -> dict[str, object]:
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"A GritLM is frozen; {name} cannot be set. with_options({name}=...) gives another handle."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments, not the weights: another process loads them for itself."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_checkpoint", "_engine")}
+        source = self._source
+        options = (source.name, source.revision, source.load_options, source.local_files_only)
+        return _unpickled, (type(self), options, self._settings)
 
-    def __setstate__(self, state: Mapping[str, object]) -> None:
-        self.__dict__.update(state)
-        self._lock, self._checkpoint, self._engine = threading.RLock(), None, None
+    def __copy__(self) -> Self:
+        return self
 
-    def _find(self) -> Checkpoint:
-        source = BUNDLED if self.source == BUNDLED_NAME else self.source
-        return find_checkpoint(source, revision=self.revision, local_files_only=self._local_files_only)
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # frozen, so that one serves for all copies of an adapter
+
+    def _hold(self, source: _Source, settings: Settings) -> None:
+        object.__setattr__(self, "_source", source)
+        object.__setattr__(self, "_settings", settings)
 
     def _loaded(self) -> Engine:
-        self.load()
-        with self._lock:
-            return self._engine or self.load()._loaded()
+        return self._source.engine()
+
+
+_named: dict[tuple[object, ...], ModelHandle] = {}
+_named_lock = threading.Lock()
+
+
+def unload_all() -> None:
+    """Let go of every model that this process has loaded; each is loaded again when it is next used."""
+    with _named_lock:
+        _named.clear()
+    unload_engines()
+
+
+def _unpickled(kind: type[ModelHandle], source: tuple[Any, ...], settings: Settings) -> ModelHandle:
+    name, revision, load_options, local_files_only = source
+    handle = object.__new__(kind)
+    handle._hold(_Source(name, revision, load_options, local_files_only=local_files_only), settings)
+    return handle

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TypedDict
 
 import numpy as np
@@ -21,10 +22,10 @@ from grit_integrations.engine.block_cache import (
 )
 from grit_integrations.engine.calls import in_thread, wait
 from grit_integrations.engine.encoder import EncoderInput
-from grit_integrations.engine.engine import Engine, loaded_engine
+from grit_integrations.engine.engine import Engine
 from grit_integrations.engine.scheduler import Keep
 from grit_integrations.engine.streaming import GenerationStream
-from grit_integrations.errors import GritError
+from grit_integrations.errors import GritError, PromptError
 from grit_integrations.handle import ModelHandle
 from grit_integrations.options import MODES, Caching, Decoding, Reranking, RerankingOptions
 from grit_integrations.progress import progress_bar
@@ -266,6 +267,19 @@ class GritLM(ModelHandle):
         plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
         return self._cache(self._loaded()).stored(plans)
 
+    def prefer_stored(self, documents: Sequence[str], scores: Sequence[float], *, margin: float) -> list[int]:
+        """Return the order of retrieved documents in which stored ones win near ties, as places in the list.
+
+        A document whose keys and values are stored stands before others that score at most `margin` better. An order
+        that is not that of the scores, such as a fusion's, stays as it is; so does what the model cannot read.
+        """
+        places = list(range(len(documents)))
+        ranked = all(left >= right for left, right in pairwise(scores))
+        if not margin or not ranked:
+            return places
+        worth = [score + margin * self._is_stored(text) for text, score in zip(documents, scores, strict=True)]
+        return sorted(places, key=lambda place: -worth[place])
+
     def cache_documents(self, documents: Sequence[str], *, progress: bool | None = None) -> CacheReport:
         """Read documents now, each by itself, so that answers from one start from its keys and values.
 
@@ -299,12 +313,18 @@ class GritLM(ModelHandle):
         prompt = Prompt(messages=messages, documents=documents, caching=caching or self.caching)
         return count_prompt_tokens(self.checkpoint, prompt)
 
+    def _is_stored(self, document: str) -> bool:
+        try:
+            return self.stored([document])[0]
+        except PromptError:
+            return False
+
     def _cache(self, engine: Engine) -> BlockCache:
         store = self.kv_store if self.kv_store is not None else engine.memory
-        return BlockCache(engine, store, self.cache_policy, self.load_options.quantization_key())
+        return BlockCache(engine, store, self.settings.cache_policy, self.load_options.quantization_key())
 
     def _prompt(self, messages: Messages, documents: Sequence[str], options: GenerationOptions) -> Prompt:
-        engine = self._engine or loaded_engine(self.checkpoint, self.load_options)
+        engine = self._source.loaded
         recent = [] if engine is None else engine.recent.texts()
         return Prompt(
             messages=messages,
@@ -382,8 +402,8 @@ class GritLM(ModelHandle):
             raise GritError(
                 "The model gave an embedding that is not finite in its precision. Load it with dtype='float32'."
             )
-        vectors = vectors[:, : self.truncate_dim]
-        if self.normalize:
+        vectors = vectors[:, : self.settings.truncate_dim]
+        if self.settings.normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return np.ascontiguousarray(vectors.numpy())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import write_checkpoint
 
-from grit_integrations import GritLM
+from grit_integrations import GritLM, unload_all
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,10 @@ def tiny(tiny_path: Path) -> GritLM:
 def mini() -> GritLM:
     """The bundled grit-mini, loaded: proves meaning."""
     return GritLM.bundled()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_stays_in_memory() -> Iterator[None]:
+    """Weights stay loaded until they are let go of: a thousand tests would fill the machine."""
+    yield
+    unload_all()

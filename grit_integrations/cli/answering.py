@@ -37,10 +37,9 @@ def open_answerer(
     Raises:
         IngestError: the store is empty.
     """
-    answerer = Answerer(out, store, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens)
     wanted = caching or read_settings(store.directory).caching
-    with model_cache(store, wanted):
-        yield answerer
+    with model_cache(store, wanted) as (opened, _):
+        yield Answerer(out, opened, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens)
 
 
 class Answerer:

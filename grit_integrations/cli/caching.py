@@ -91,22 +91,23 @@ def write_settings(store: Path, settings: CacheSettings) -> None:
 
 
 @contextmanager
-def model_cache(store: Store, caching: Caching, *, writing: bool = False) -> Iterator[KVCacheStore | None]:
-    """Give the index's model its KV cache in a mode, and close it at the end, whatever happens.
+def model_cache(
+    store: Store, caching: Caching, *, writing: bool = False
+) -> Iterator[tuple[Store, KVCacheStore | None]]:
+    """Give an index whose model has its KV cache, in a mode; close the cache at the end, whatever happens.
 
     One that is only written has no RAM tier, so that its model sees what is on disk.
     An index whose caching is off has no folder for it, and none is made: a mode asked for once keeps blocks in memory.
     """
     grit, folder = store.model, cache_directory(store.directory)
     settings = read_settings(store.directory)
-    grit.caching, grit.cache_policy = caching, POLICY
+    grit = grit.with_options(caching=caching, cache_policy=POLICY)
     if caching == "off" or (settings.caching == "off" and not folder.is_dir()):
-        yield None
+        yield store.with_model(grit), None
         return
     ram = 0 if writing else "512MB"
     with KVCacheStore(folder, max_bytes=settings.size, ram_bytes=ram, precision=settings.precision) as kv:
-        grit.kv_store = kv
-        yield kv
+        yield store.with_model(grit.with_options(kv_store=kv)), kv
 
 
 @contextmanager

@@ -77,8 +77,8 @@ def forget_files(out: Console, directory: Path, paths: Sequence[Path], options: 
         out.print("[dim]KV blocks of their text stay until they are evicted; grit cache clear deletes all.[/]")
 
 
-def _run(out: Console, opened: Store, paths: Sequence[Path], settings: CacheSettings) -> None:
-    with model_cache(opened, settings.caching, writing=True) as kv:
+def _run(out: Console, index: Store, paths: Sequence[Path], settings: CacheSettings) -> None:
+    with model_cache(index, settings.caching, writing=True) as (opened, kv):
         with indexing_bar(out) as show:
             report = opened.index(paths, on_progress=show)
         _print_report(out, opened, report)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from grit_integrations.cli.output import byte_size
 from grit_integrations.errors import OptionError
-from grit_integrations.handle import BUNDLED, BUNDLED_NAME
 from grit_integrations.ingest.store import Store, read_card
+from grit_integrations.loading.sources import BUNDLED, BUNDLED_NAME
 from grit_integrations.model import GritLM
 
 if TYPE_CHECKING:

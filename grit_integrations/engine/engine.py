@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-import weakref
+
+import torch
 
 from grit_integrations.engine.decoder import Decoder
 from grit_integrations.engine.encoder import Encoder
@@ -19,6 +20,8 @@ _MEMORY = "512MB"
 
 class Engine:
     """One set of loaded weights with its encoder view, its decoder and the thread that runs them.
+
+    Once loaded, it stays in memory until `unload_engine` is called, however often callers come and go.
 
     Attributes:
         checkpoint: the files.
@@ -37,17 +40,18 @@ class Engine:
         self.scheduler = Scheduler(encoder, self.prefill, Decoder(weights, tokenizer, self.prefill))
         self.memory = KVCacheStore(None, ram_bytes=_MEMORY)
         self.recent = RecentDocuments()
+        self.unloaded = False  # whether the process has let go of it; what runs on it ends first
 
 
-_engines: weakref.WeakValueDictionary[tuple[str, ...], Engine] = weakref.WeakValueDictionary()
+_engines: dict[tuple[str, ...], Engine] = {}
 _locks: dict[tuple[str, ...], threading.Lock] = {}
 _registry_lock = threading.Lock()
 
 
 def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool | None = None) -> Engine:
-    """Return the process's one engine for this checkpoint and these options, loading it if nobody holds it.
+    """Return the process's one engine for this checkpoint and these options, loading it if it is not in memory.
 
-    Concurrent callers wait for a single load. The engine lives as long as somebody holds it.
+    Concurrent callers wait for a single load.
 
     Raises:
         ModelLoadError: the checkpoint cannot be loaded as asked.
@@ -64,9 +68,20 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
         return engine
 
 
-def loaded_engine(checkpoint: Checkpoint, options: LoadOptions) -> Engine | None:
-    """Return the engine of this checkpoint and these options if somebody in this process has loaded it."""
-    return _engines.get(_key(checkpoint, options))
+def unload_engine(engine: Engine) -> None:
+    """Let go of an engine; it leaves memory when the last generation on it has ended."""
+    engine.unloaded = True
+    with _registry_lock:
+        for key in [key for key, held in _engines.items() if held is engine]:
+            del _engines[key]
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def unload_engines() -> None:
+    """Let go of every engine of this process."""
+    for engine in list(_engines.values()):
+        unload_engine(engine)
 
 
 def _key(checkpoint: Checkpoint, options: LoadOptions) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -208,9 +207,7 @@ class Answerer:
 def _model(grit: GritLM, caching: Caching, precision: Precision) -> Iterator[GritLM]:
     """Give the same weights another mode, and a store of their own in memory."""
     with KVCacheStore(None, ram_bytes=_STORE_BYTES, precision=precision) as store:
-        model = copy.copy(grit)
-        model.caching, model.kv_store = caching, store
-        yield model
+        yield grit.with_options(caching=caching, kv_store=store)
 
 
 def _read_ahead(model: GritLM, question: Question, documents: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,8 +80,7 @@ class _Run:
     def __init__(
         self, grit: GritLM, sets: EvaluationSets, options: EvaluationOptions, *, progress: bool | None
     ) -> None:
-        self.grit = copy.copy(grit)
-        self.grit.caching = "off"
+        self.grit = grit.with_options(caching="off")
         self.sets = sets
         self.options = options
         self.answerable = self._answerers("answerable")

@@ -133,6 +133,10 @@ class Store:
                 f"{passage_tokens} are asked for. Use another --store, or leave the size out."
             )
 
+    def with_model(self, model: GritLM) -> Store:
+        """Return this index read through another handle on the same weights."""
+        return Store(self.directory, model)
+
     @cached_property
     def records(self) -> SqliteRecordManager:
         """What is in the store."""

@@ -102,8 +102,8 @@ class GritEmbeddings(ModelSource, Embeddings):
             grit.fingerprint,
             replace(grit.load_options, device=None, device_map=None).key(),  # where it runs does not matter
             grit.pooling,
-            grit.normalize,
-            grit.truncate_dim,
+            grit.settings.normalize,
+            grit.settings.truncate_dim,
             self.query_instruction,
             self.document_instruction,
             self.truncate,

@@ -25,9 +25,9 @@ from pydantic import (
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.handle import default_device, default_source
 from grit_integrations.langchain.documents import Passage, as_passages
 from grit_integrations.langchain.quotes import described, quotes_metadata
+from grit_integrations.loading.sources import default_device, default_source
 from grit_integrations.model import GenerationOptions as CoreOptions
 from grit_integrations.model import GritLM
 from grit_integrations.options import OPTION_ALIASES, Caching, Decoding, Quoting, check_caching

@@ -11,9 +11,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager
 
-from grit_integrations.handle import BUNDLED_NAME
 from grit_integrations.llama_index.options import GritComponent, as_grit, model_fields_of
 from grit_integrations.llama_index.vector_cache import Vector, VectorCache, cache_key
+from grit_integrations.loading.sources import BUNDLED_NAME
 from grit_integrations.model import GritLM
 
 Role = Literal["query", "text"]

@@ -12,7 +12,7 @@ from llama_index.core.schema import BaseComponent
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.handle import BUNDLED_NAME, default_device, default_source
+from grit_integrations.loading.sources import BUNDLED_NAME, default_device, default_source
 from grit_integrations.model import GritLM
 
 
@@ -102,9 +102,9 @@ def model_fields_of(grit: GritLM) -> dict[str, Any]:
         "dtype": options.dtype,
         "quantization_config": config.to_dict() if hasattr(config, "to_dict") else config,
         "embedding_head": None if options.embedding_head is None else str(options.embedding_head),
-        "pooling": grit.requested_pooling,
-        "normalize": grit.normalize,
-        "truncate_dim": grit.truncate_dim,
+        "pooling": grit.settings.pooling,
+        "normalize": grit.settings.normalize,
+        "truncate_dim": grit.settings.truncate_dim,
     }
 
 

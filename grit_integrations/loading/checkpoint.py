@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 from grit_integrations.errors import ModelLoadError
 from grit_integrations.prompts.tokenizer import MISTRAL_GOLDEN, PromptTokenizer, check_boundaries, check_golden
 
 MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
 GRIT_CONFIG = "grit_config.json"
-_HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 _SAMPLE = 4096  # bytes hashed at each end of each tensor
 
 
@@ -92,34 +90,6 @@ class Checkpoint:
         _ = self.tokenizer
 
 
-def find_checkpoint(source: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Checkpoint:
-    """Return the checkpoint in a directory, or of a hub repository (downloaded into the hub's own cache).
-
-    Only JSON, safetensors and tokenizer files are fetched; GritLM's repositories also carry the same weights pickled.
-
-    Raises:
-        ModelLoadError: no such directory, or the hub cannot be reached or has no such repository.
-    """
-    path, name = Path(source).expanduser(), str(source)
-    if path.is_dir():
-        return _opened(path.resolve(), name)
-    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelLoadError(
-            f"{name!r} is no directory and no hub id. Give a directory that holds config.json and *.safetensors, "
-            "or an id such as 'GritLM/GritLM-7B'."
-        )
-    return _opened(_download(name, revision, local_files_only), name)
-
-
-_open: WeakValueDictionary[tuple[str, str], Checkpoint] = WeakValueDictionary()
-
-
-def _opened(directory: Path, name: str) -> Checkpoint:
-    """Return the process's one object for a directory, so that its tokenizer is read once and shared."""
-    checkpoint = Checkpoint(directory, name=name)
-    return _open.setdefault((checkpoint.identity(), name), checkpoint)
-
-
 def digest_with_head(fingerprint: str, head: Path) -> str:
     """Return the fingerprint of a checkpoint under a projection head.
 
@@ -132,22 +102,6 @@ def digest_with_head(fingerprint: str, head: Path) -> str:
     except OSError as error:
         raise ModelLoadError(f"embedding_head={str(head)!r} cannot be read: {error}") from error
     return digest.hexdigest()
-
-
-def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(_HUB_FILES), local_files_only=local_files_only
-            )
-        )
-    except Exception as error:
-        raise ModelLoadError(
-            f"{name!r} is no local directory and could not be fetched from the hub ({type(error).__name__}: {error}). "
-            "Check the name, the revision and the network, or give a local directory."
-        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

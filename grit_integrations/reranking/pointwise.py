@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 class Judge(Protocol):
     """What gives verdicts: a `GritLM`."""
 
-    caching: Caching
+    @property
+    def caching(self) -> Caching:
+        """The model's mode."""
+        ...
 
     @property
     def checkpoint(self) -> Checkpoint:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 
-from grit_integrations import Decoding, GritError, GritLM
+from grit_integrations import Decoding, GritError, GritLM, unload_all
 
 SHORT = Decoding(max_new_tokens=12)
 
@@ -199,22 +199,54 @@ def test_unload_frees_the_weights_and_the_next_call_loads_them_again(tmp_path: P
     weights = weakref.ref(grit.lm)
     thread = grit._loaded().scheduler._thread
     grit.unload()
-    assert not grit.is_loaded and weights() is not None and other.is_loaded  # the other one still uses them
-    other.unload()
+    assert not grit.is_loaded and not other.is_loaded
     gc.collect()
     thread.join(5)
     assert weights() is None and not thread.is_alive()
     assert np.array_equal(grit.embed_documents(["text"]), before)
 
 
-def test_dropping_the_last_object_frees_weights_and_thread(tmp_path: Path) -> None:
+def test_weights_outlive_every_object_until_all_are_unloaded(tmp_path: Path) -> None:
+    """An object made for one request must find what an earlier one has loaded, and what it kept."""
     grit = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=6))
-    grit.generate("hello", decoding=SHORT)
+    page = "The heart pumps blood. " * 20
+    grit.generate("hello", [page], decoding=SHORT)
     weights, thread = weakref.ref(grit.lm), grit._loaded().scheduler._thread
     del grit
     gc.collect()
+    again = GritLM(tmp_path / "m")
+    assert again.generate("hello again", [page], decoding=SHORT).cache.hits == 1
+    assert again.lm is weights()
+    unload_all()
+    gc.collect()
     thread.join(5)
-    assert weights() is None and not thread.is_alive()
+    assert weights() is None and not thread.is_alive() and not again.is_loaded
+
+
+def test_what_runs_ends_before_its_weights_leave_memory(tmp_path: Path) -> None:
+    grit = GritLM.from_pretrained(write_checkpoint(tmp_path / "m", seed=7))
+    straight = grit.generate("hello", decoding=Decoding(max_new_tokens=20))
+    with grit.stream("hello", decoding=Decoding(max_new_tokens=20)) as stream:
+        next(stream)
+        grit.unload()
+        assert stream.result().text == straight.text
+
+
+def test_a_handle_is_frozen_and_another_one_shares_its_weights(tiny: GritLM) -> None:
+    with pytest.raises(AttributeError, match="with_options"):
+        tiny.caching = "doc"
+    other = tiny.with_options(caching="doc", truncate_dim=8)
+    assert (tiny.caching, other.caching, tiny.dim, other.dim) == ("prefix", "doc", 64, 8)
+    assert other.lm is tiny.lm and other.checkpoint is tiny.checkpoint
+    with pytest.raises(OptionError, match="Did you mean 'caching'"):
+        tiny.with_options(cachin="doc")
+    with pytest.raises(OptionError, match="caching='docs' is unknown"):
+        tiny.with_options(caching="docs")
+
+
+def test_a_named_handle_is_made_once(tiny_path: Path) -> None:
+    assert GritLM.named(tiny_path, caching="doc") is GritLM.named(str(tiny_path), caching="doc")
+    assert GritLM.named(tiny_path) is not GritLM.named(tiny_path, caching="doc")
 
 
 def test_closing_a_busy_scheduler_fails_its_work_clearly(tmp_path: Path) -> None:
@@ -266,7 +298,7 @@ def test_use_after_fork_is_a_clear_error_not_a_hang(tiny: GritLM) -> None:
 
 EXIT = """
 import sys
-from grit_integrations import Decoding, GritLM
+from grit_integrations import Decoding, GritLM, OptionError, unload_all
 grit = GritLM.from_pretrained(sys.argv[1])
 stream = grit.stream("hello", decoding=Decoding(max_new_tokens=3000))
 next(stream)

@@ -370,15 +370,15 @@ def test_interrupted_then_resumed(store: Store, docs: Path, tiny: GritLM, monkey
     monkeypatch.setattr(store_module, "_FLUSH", 30)
     monkeypatch.setattr(store_module, "_BATCH", 16)
     calls = []
-    embed = tiny.embed_documents
+    embed = GritLM.embed_documents
 
-    def interrupted(texts: list[str], **options: object) -> object:
+    def interrupted(self: GritLM, texts: list[str], **options: object) -> object:
         calls.append(len(texts))
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return embed(texts, **options)
+        return embed(self, texts, **options)
 
-    monkeypatch.setattr(tiny, "embed_documents", interrupted)
+    monkeypatch.setattr(GritLM, "embed_documents", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.index([docs])
     half = store.count()

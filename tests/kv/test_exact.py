@@ -69,13 +69,9 @@ def recorded_logits(grit: GritLM) -> Iterator[list[torch.Tensor]]:
 
 def ask(grit: GritLM, store: KVCacheStore | None, *args: Any, **options: Any) -> tuple[Generation, list[torch.Tensor]]:
     """Answer from `store`, and return every step's logits too."""
-    grit.kv_store = store
-    try:
-        with recorded_logits(grit) as logits:
-            answer = grit.generate(*args, **options)
-        return answer, list(logits)
-    finally:
-        grit.kv_store = None
+    with recorded_logits(grit) as logits:
+        answer = grit.with_options(kv_store=store).generate(*args, **options)
+    return answer, list(logits)
 
 
 def assert_same(one: tuple[Generation, list[torch.Tensor]], other: tuple[Generation, list[torch.Tensor]]) -> None:
@@ -194,11 +190,7 @@ def test_a_block_from_the_embedding_pass_equals_one_made_for_an_answer(grit: Gri
     options: dict[str, Any] = {"decoding": Decoding(max_new_tokens=4), "caching": "doc"}
     miss = ask(grit, KVCacheStore(None), "What burns?", documents, **options)
     store = KVCacheStore(None)
-    grit.kv_store, grit.caching = store, "doc"
-    try:
-        grit.embed_documents([documents[2], documents[0], documents[1]])
-    finally:
-        grit.kv_store, grit.caching = None, "prefix"
+    grit.with_options(kv_store=store, caching="doc").embed_documents([documents[2], documents[0], documents[1]])
     hit = ask(grit, store, "What burns?", documents, **options)
     assert hit[0].cache.hits == 3 and hit[0].cache.misses == 0
     assert_same(hit, miss)
@@ -212,11 +204,7 @@ def test_a_query_s_embedding_pass_serves_query_mode(tiny: GritLM) -> None:
     }
     miss = ask(tiny, KVCacheStore(None), "What burns?", ["Stars burn hydrogen."], **options)
     store = KVCacheStore(None)
-    tiny.kv_store, tiny.caching = store, "query"
-    try:
-        tiny.embed_queries(["What burns?"], instruction="Find passages")
-    finally:
-        tiny.kv_store, tiny.caching = None, "prefix"
+    tiny.with_options(kv_store=store, caching="query").embed_queries(["What burns?"], instruction="Find passages")
     hit = ask(tiny, store, "What burns?", ["Stars burn hydrogen."], **options)
     assert hit[0].cache.hits == 1
     assert_same(hit, miss)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,12 @@ Fault = Callable[[Path], Any]
 
 
 @pytest.fixture
-def grit(tiny_path: Path) -> Iterator[GritLM]:
-    model = GritLM(tiny_path)
-    yield model
-    if model.kv_store is not None:
-        model.kv_store.close()
+def grit(tiny_path: Path) -> GritLM:
+    return GritLM(tiny_path)
 
 
 def answer(grit: GritLM, store: KVCacheStore, mode: Caching, documents: list[str] | None = None) -> Generation:
-    grit.kv_store = store
+    grit = grit.with_options(kv_store=store)
     return grit.generate("What burns?", DOCUMENTS if documents is None else documents, caching=mode, decoding=DECODING)
 
 

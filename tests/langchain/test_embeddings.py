@@ -74,7 +74,6 @@ async def test_async_equals_sync_and_concurrent_calls_agree(tiny: GritLM) -> Non
 def test_namespace_changes_with_everything_that_changes_a_vector(tiny: GritLM, other: GritLM) -> None:
     def namespace(options: dict[str, Any], **fields: Any) -> str:
         grit = GritLM(tiny.source, **options)
-        grit._checkpoint = tiny.checkpoint  # opened once for all of them
         return GritEmbeddings(model=grit, **fields).namespace
 
     plain = namespace({})

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from grit_integrations import GritLM, ModelLoadError
-from grit_integrations.loading.checkpoint import find_checkpoint
+from grit_integrations.loading.sources import find_checkpoint
 
 
 @pytest.fixture
