@@ -25,7 +25,6 @@ from grit_integrations.engine.prefill import Prefill, Reading
 from grit_integrations.kv.blocks import Precision
 from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.plan import Plan
-from grit_integrations.prompts.requests import Prompt, generation_plan
 from grit_integrations.results import Generation
 
 WARM_UPS, REPEATS = 2, 7
@@ -187,9 +186,8 @@ def limits(_: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterator[d
     for cell in cells:
         if cell.new != min(other.new for other in cells):
             continue
-        prompt = Prompt(messages=questions_of(grit, cell.question)[0], documents=documents_of(grit, cell.document))
-        plan = generation_plan(grit.checkpoint, prompt, max_new_tokens=1)
-        reading = prefill.begin(grit._cache(grit._loaded()).reuse(plan, "off"), room=256)
+        plan = grit.prompt(questions_of(grit, cell.question)[0], documents_of(grit, cell.document)).plan
+        reading = prefill.begin(grit._session().cache.reuse(plan, "off"), room=256)
         prefill.advance(reading)
         held = reading.cache.get_seq_length()
         layers: Any = reading.cache.layers
@@ -275,11 +273,9 @@ def passage_about(grit: GritLM, row: dict[str, Any]) -> str:
 
 def loss_of(grit: GritLM, mode: Caching, question: str, document: str, phrase: str) -> float:
     """Return how surprised the model is by the expected phrase as its answer, in nats a token."""
-    engine = grit._loaded()
-    plan = generation_plan(
-        grit.checkpoint, Prompt(messages=question, documents=[document], caching=mode), max_new_tokens=64
-    )
-    reading = engine.prefill.begin(grit._cache(engine).reuse(plan, mode), room=64)
+    session = grit._session()
+    engine, plan = session.engine, grit.prompt(question, [document], caching=mode).plan
+    reading = engine.prefill.begin(session.cache.reuse(plan, mode), room=64)
     while not reading.done:
         engine.prefill.advance(reading)
     logits = engine.prefill.last_logits(reading)
@@ -302,8 +298,7 @@ def peers(name: str, checkpoint: str, work: Path, cells: list[Cell]) -> Iterator
     model = load_peer(name, checkpoint, work)
     for cell in cells:
         documents = documents_of(tools, cell.document)
-        prompts = [Prompt(messages=each, documents=documents) for each in questions_of(tools, cell.question)]
-        plans = [generation_plan(tools.checkpoint, prompt, max_new_tokens=cell.new) for prompt in prompts]
+        plans = [tools.prompt(each, documents).plan for each in questions_of(tools, cell.question)]
         answer, extra = make(model, tools, plans, cell.new)
         yield {**asdict(cell), **repeat(answer), **extra()}
 

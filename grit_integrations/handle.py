@@ -5,57 +5,25 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import Self, Unpack
 
 from grit_integrations.engine.engine import Engine, shared_engine, unload_engine, unload_engines
+from grit_integrations.engine.session import Session
+from grit_integrations.engine.settings import Settings, SettingsOptions
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head
 from grit_integrations.loading.sources import BUNDLED_NAME, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions
-from grit_integrations.options import POOLINGS, Caching, Pooling, check_caching
+from grit_integrations.options import Caching, Pooling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What may differ between handles on one set of weights.
-
-    Raises:
-        OptionError: a value that is not possible.
-    """
-
-    pooling: Pooling | None = None
-    normalize: bool = True
-    truncate_dim: int | None = None
-    caching: Caching = "prefix"
-    kv_store: KVCacheStore | None = None
-    cache_policy: CachePolicy = field(default_factory=CachePolicy)
-
-    def __post_init__(self) -> None:
-        check_caching(self.caching)
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise OptionError(f"truncate_dim={self.truncate_dim} is not possible. Give 1 or more, or None.")
-
-
-class SettingsOptions(TypedDict, total=False):
-    """The keyword arguments of `with_options`, all of them optional; `GritLM` explains them."""
-
-    pooling: Pooling | None
-    normalize: bool
-    truncate_dim: int | None
-    caching: Caching
-    kv_store: KVCacheStore | None
-    cache_policy: CachePolicy
 
 
 class _Source:
@@ -257,16 +225,12 @@ class ModelHandle:
     @property
     def pooling(self) -> Pooling:
         """How token states become one vector."""
-        return self._settings.pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
+        return self._session().pooling
 
     @property
     def dim(self) -> int:
         """Length of an embedding; loads the weights if there is a projection head."""
-        if self.load_options.embedding_head is not None:
-            full = self._loaded().weights.dim
-        else:
-            full = int(self.checkpoint.config["hidden_size"])
-        return min(full, self._settings.truncate_dim or full)
+        return self._session().dim
 
     @property
     def window(self) -> int:
@@ -323,6 +287,10 @@ class ModelHandle:
     def _hold(self, source: _Source, settings: Settings) -> None:
         object.__setattr__(self, "_source", source)
         object.__setattr__(self, "_settings", settings)
+
+    def _session(self) -> Session:
+        source = self._source
+        return Session(self._settings, source.load_options, lambda: source.checkpoint, source.engine)
 
     def _loaded(self) -> Engine:
         return self._source.engine()

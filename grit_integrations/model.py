@@ -5,54 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TypedDict
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 from typing_extensions import Unpack
 
-from grit_integrations.engine.block_cache import (
-    BlockCache,
-    total_report,
-)
+from grit_integrations.engine.block_cache import total_report
 from grit_integrations.engine.calls import in_thread, wait
-from grit_integrations.engine.encoder import EncoderInput
-from grit_integrations.engine.engine import Engine
-from grit_integrations.engine.scheduler import Keep
+from grit_integrations.engine.generate_job import ChunksJob, GenerateJob
+from grit_integrations.engine.read_job import ReadJob
+from grit_integrations.engine.session import Session
 from grit_integrations.engine.streaming import GenerationStream
-from grit_integrations.errors import GritError, PromptError
+from grit_integrations.engine.vectors import Embedding, aembed, embed
+from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.handle import ModelHandle
 from grit_integrations.options import MODES, Caching, Decoding, Reranking, RerankingOptions
 from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.formats import Messages, check_characters
-from grit_integrations.prompts.requests import (
-    Prompt,
-    check_quoting,
-    count_prompt_tokens,
-    embedding_inputs,
-    generation_plan,
-    last_question,
-    quotable_regions,
-    quotable_spans,
-)
-from grit_integrations.quoting.nearest import all_runs, best_regions
-from grit_integrations.quoting.spans import Spans
+from grit_integrations.prompts.plan import Plan
+from grit_integrations.prompts.requests import Prompt, document_plan, prompt_of
+from grit_integrations.quoting.request import check_quotable, quoting_job
 from grit_integrations.reranking.rerank import rerank
-from grit_integrations.results import CacheReport, Generation, Ranked
-
-Vectors = npt.NDArray[np.float32]
+from grit_integrations.results import CacheReport, Generation, Ranked, Vectors
 
 
-class GenerationOptions(TypedDict, total=False):
-    """Options of one generation, all of them optional.
+class PromptOptions(TypedDict, total=False):
+    """Options of a prompt, all of them optional.
 
     Attributes:
-        decoding: how tokens are chosen and when they end.
         caching: another mode than the object's.
         known_documents: texts that may stand verbatim in the messages; where one does, it is a block of the KV cache.
             Documents given to `remember_documents` are known anyway.
@@ -61,11 +42,20 @@ class GenerationOptions(TypedDict, total=False):
         quotable: of each document, where the part begins and ends that may be quoted, in characters; by default all.
     """
 
-    decoding: Decoding | None
     caching: Caching | None
     known_documents: Sequence[str]
     query_instruction: str
     quotable: Sequence[tuple[int, int]] | None
+
+
+class GenerationOptions(PromptOptions, total=False):
+    """Options of one generation, all of them optional.
+
+    Attributes:
+        decoding: how tokens are chosen and when they end.
+    """
+
+    decoding: Decoding | None
 
 
 class GritLM(ModelHandle):
@@ -122,7 +112,8 @@ class GritLM(ModelHandle):
             PromptError: not a string, NUL, lone surrogate.
             ContextOverflowError: a text is longer than the window.
         """
-        return self._embed(texts, "Query", instruction=instruction, truncate=truncate, progress=progress)
+        how = Embedding(kind="Query", instruction=instruction, truncate=truncate)
+        return embed(self._session(), texts, how, progress=progress)
 
     def embed_documents(
         self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
@@ -132,40 +123,88 @@ class GritLM(ModelHandle):
         With `caching="doc"` (or `"query-doc"`, `"doc-query"`) the keys and values of the same pass are kept, so that
         answers from these documents start from them.
         """
-        return self._embed(texts, "Document", instruction=instruction, truncate=truncate, progress=progress)
+        how = Embedding(kind="Document", instruction=instruction, truncate=truncate)
+        return embed(self._session(), texts, how, progress=progress)
 
     async def aembed_queries(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
         """Embed queries without blocking the event loop; cancelling the task stops the work."""
-        return await self._aembed(texts, "Query", instruction, truncate)
+        how = Embedding(kind="Query", instruction=instruction, truncate=truncate)
+        return await aembed(self._session(), texts, how)
 
     async def aembed_documents(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
         """Embed documents without blocking the event loop; cancelling the task stops the work."""
-        return await self._aembed(texts, "Document", instruction, truncate)
+        how = Embedding(kind="Document", instruction=instruction, truncate=truncate)
+        return await aembed(self._session(), texts, how)
 
     # Generation
 
+    def prompt(
+        self, messages: Messages | Prompt, documents: Sequence[str] = (), **options: Unpack[PromptOptions]
+    ) -> Prompt:
+        """Return a checked prompt, which `generate`, `stream` and their async forms take in place of messages.
+
+        It is parsed and planned once, however often it is asked about: `len(prompt)` counts its tokens, and
+        `prompt.missing(max_new_tokens)` tells how many the window lacks. Reads no weights.
+
+        Raises:
+            PromptError: messages or documents that cannot become a prompt.
+            OptionError: a caching mode that does not exist, or documents or options beside a prompt.
+
+        Example:
+            >>> from grit_integrations import GritLM
+            >>> grit = GritLM("grit-mini")
+            >>> prompt = grit.prompt("What pumps blood?", ["The heart pumps blood."])
+            >>> prompt.missing(max_new_tokens=16)
+            0
+        """
+        if isinstance(messages, Prompt):
+            if documents or any(value is not None for value in options.values()):
+                raise OptionError(
+                    "Documents or options were given beside a prompt, which has its own. Give them to prompt()."
+                )
+            return messages
+        engine = self._source.loaded
+        recent = [] if engine is None else engine.recent.texts()
+        return prompt_of(
+            self.checkpoint.tokenizer,
+            self.window,
+            messages,
+            documents,
+            caching=options.get("caching") or self.caching,
+            known=[*options.get("known_documents", ()), *recent],
+            query_instruction=options.get("query_instruction", ""),
+            quotable=options.get("quotable"),
+        )
+
     def generate(
-        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+        self, messages: Messages | Prompt, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
     ) -> Generation:
         """Generate the assistant's next turn; arguments and errors are those of `stream`."""
         return self.stream(messages, documents, **options).result()
 
     async def agenerate(
-        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+        self, messages: Messages | Prompt, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
     ) -> Generation:
         """Generate without blocking the event loop; cancelling the task stops the work."""
         return await (await self.astream(messages, documents, **options)).aresult()
 
     def stream(
-        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+        self,
+        messages: Messages | Prompt,
+        documents: Sequence[str] = (),
+        *,
+        decoding: Decoding | None = None,
+        **options: Unpack[PromptOptions],
     ) -> GenerationStream:
         """Start generating and return a stream of chunks; closing it stops the work.
 
         Args:
-            messages: a string (one user turn), or `Message` objects or mappings with `role` and `content`.
+            messages: a string (one user turn), or `Message` objects or mappings with `role` and `content`; or a
+                `prompt`, which holds everything below but `decoding`.
             documents: texts to answer from, in the order and words of the GRIT paper; they stand in front of the
                 conversation.
-            **options: see `GenerationOptions`.
+            decoding: how tokens are chosen and when they end; by default `Decoding()`.
+            **options: see `PromptOptions`.
 
         Raises:
             PromptError: messages or documents that cannot become a prompt, or documents without a word to quote.
@@ -174,17 +213,22 @@ class GritLM(ModelHandle):
             CacheError: a mode that moves documents, for a model whose RoPE does not allow it.
         """
         asked = time.perf_counter()
-        decoding = options.get("decoding") or Decoding()
-        prompt = self._prompt(messages, documents, options)
-        check_quoting(prompt, decoding)
-        plan = generation_plan(self.checkpoint, prompt, max_new_tokens=decoding.max_new_tokens)
-        spans = self._spans(prompt, decoding)
-        engine = self._loaded()
-        reuse = self._cache(engine).reuse(plan, prompt.caching)
-        return GenerationStream(engine.scheduler.generate(reuse, decoding, asked=asked, spans=spans), engine)
+        decoding = decoding or Decoding()
+        prompt = self.prompt(messages, documents, **options)
+        if decoding.quoting is not None:
+            check_quotable(prompt)
+        prompt.check_fits(decoding.max_new_tokens)
+        session = self._session()
+        job: ChunksJob
+        if decoding.quoting is not None:
+            job = quoting_job(session, prompt, decoding, decoding.quoting, asked=asked)
+        else:
+            reuse = session.cache.reuse(prompt.plan, prompt.caching)
+            job = GenerateJob(session.engine.decoder, reuse, decoding, asked=asked)
+        return GenerationStream(session.engine.scheduler.submit(job).channel, session.engine)
 
     async def astream(
-        self, messages: Messages, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
+        self, messages: Messages | Prompt, documents: Sequence[str] = (), **options: Unpack[GenerationOptions]
     ) -> GenerationStream:
         """Start generating without blocking the event loop, not even to load the weights or to read the store."""
         return await asyncio.to_thread(partial(self.stream, messages, documents, **options))
@@ -219,7 +263,9 @@ class GritLM(ModelHandle):
             RerankError: the model's scores are not numbers.
         """
         settings = Reranking(**options)
-        return rerank(self, query, passages, settings, top_n=top_n, vectors=passage_vectors, progress=progress)
+        return rerank(
+            self._session(), query, passages, settings, top_n=top_n, vectors=passage_vectors, progress=progress
+        )
 
     async def arerank(
         self,
@@ -250,10 +296,10 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: documents that do not fit into the window together.
         """
-        if not documents or not MODES[self.caching].keeps_documents:
-            return
-        plan = generation_plan(self.checkpoint, self._about(documents), max_new_tokens=1)
-        self._cache(self._loaded()).prefetch(plan)
+        if documents and MODES[self.caching].keeps_documents:
+            session = self._session()
+            plan = document_plan(session.tokenizer, session.window, documents, caching=self.caching)
+            session.cache.prefetch(plan)
 
     def stored(self, documents: Sequence[str]) -> list[bool]:
         """Return for each document whether answers that begin with it start from stored keys and values.
@@ -264,8 +310,8 @@ class GritLM(ModelHandle):
         """
         if not MODES[self.caching].keeps_documents:
             return [False] * len(documents)
-        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in documents]
-        return self._cache(self._loaded()).stored(plans)
+        session = self._session()
+        return session.cache.stored(self._document_plans(session, documents))
 
     def prefer_stored(self, documents: Sequence[str], scores: Sequence[float], *, margin: float) -> list[int]:
         """Return the order of retrieved documents in which stored ones win near ties, as places in the list.
@@ -290,13 +336,13 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
-        wanted = documents if MODES[self.caching].keeps_documents else []
-        plans = [generation_plan(self.checkpoint, self._about([text]), max_new_tokens=1) for text in wanted]
-        engine = self._loaded()
-        cache = self._cache(engine)
+        session, caching = self._session(), self.caching
+        plans = self._document_plans(session, documents) if MODES[caching].keeps_documents else []
+        engine, cache = session.engine, session.cache
         shown = progress_bar(plans, desc="Caching", unit="document", shown=progress)
-        reads = (wait(engine.scheduler.read(cache.reuse(plan, self.caching))) for plan in shown)
-        return total_report(self.caching, [read.report() for read in reads])
+        jobs = (ReadJob(engine.prefill, cache.reuse(plan, caching)) for plan in shown)
+        reads = [wait(engine.scheduler.submit(job).future) for job in jobs]
+        return total_report(caching, [read.report() for read in reads])
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes inside a prompt; reads no weights."""
@@ -310,8 +356,8 @@ class GritLM(ModelHandle):
         self, messages: Messages, documents: Sequence[str] = (), *, caching: Caching | None = None
     ) -> int:
         """Return how many tokens the whole prompt of `messages` and `documents` has; reads no weights."""
-        prompt = Prompt(messages=messages, documents=documents, caching=caching or self.caching)
-        return count_prompt_tokens(self.checkpoint, prompt)
+        prompt = prompt_of(self.checkpoint.tokenizer, self.window, messages, documents, caching=caching or self.caching)
+        return len(prompt)
 
     def _is_stored(self, document: str) -> bool:
         try:
@@ -319,103 +365,6 @@ class GritLM(ModelHandle):
         except PromptError:
             return False
 
-    def _cache(self, engine: Engine) -> BlockCache:
-        store = self.kv_store if self.kv_store is not None else engine.memory
-        return BlockCache(engine, store, self.settings.cache_policy, self.load_options.quantization_key())
-
-    def _prompt(self, messages: Messages, documents: Sequence[str], options: GenerationOptions) -> Prompt:
-        engine = self._source.loaded
-        recent = [] if engine is None else engine.recent.texts()
-        return Prompt(
-            messages=messages,
-            documents=documents,
-            known_documents=[*options.get("known_documents", ()), *recent],
-            caching=options.get("caching") or self.caching,
-            query_instruction=options.get("query_instruction", ""),
-            quotable=options.get("quotable"),
-        )
-
-    def _spans(self, prompt: Prompt, decoding: Decoding) -> Spans | None:
-        """Return what the answer may quote; `None` if it is free. Picking sentences embeds them, and waits for it."""
-        quoting = decoding.quoting
-        if quoting is None:
-            return None
-        regions = quotable_regions(prompt)
-        if quoting.method == "sentences" and not quoting.sentences:
-            regions = all_runs(prompt.documents, regions, quoting.neighbours)
-        elif quoting.sentences:
-            regions = best_regions(
-                _Unkept(self),
-                last_question(prompt.messages),
-                prompt.documents,
-                regions,
-                limit=quoting.sentences,
-                length=quoting.neighbours,
-                instruction=prompt.query_instruction,
-            )
-        return quotable_spans(self.checkpoint, prompt, decoding, regions)
-
-    def _about(self, documents: Sequence[str]) -> Prompt:
-        """Return a prompt that begins with `documents` as every question about them does in this object's mode."""
-        caching: Caching = "doc" if MODES[self.caching].embeds_documents else "prefix"
-        return Prompt(messages="?", documents=documents, caching=caching)
-
-    def _keeper(self, engine: Engine, items: Sequence[EncoderInput], kind: str, instruction: str) -> Keep | None:
-        """Return what keeps the blocks of an embedding pass, if answers in this mode can start from them."""
-        if kind == "Query":
-            wanted = MODES[self.caching].embeds_query
-        else:
-            wanted = MODES[self.caching].embeds_documents and not instruction
-        return self._cache(engine).keeper(items, self.caching, document=kind == "Document") if wanted else None
-
-    def _embed(
-        self,
-        texts: Sequence[str],
-        kind: str,
-        *,
-        instruction: str = "",
-        truncate: bool = False,
-        progress: bool | None = None,
-        keep_blocks: bool = True,
-    ) -> Vectors:
-        inputs = embedding_inputs(self.checkpoint, texts, kind, instruction=instruction, truncate=truncate)
-        if not inputs:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        engine = self._loaded()
-        keep = self._keeper(engine, inputs, kind, instruction) if keep_blocks else None
-        with progress_bar(total=len(inputs), desc="Embedding", unit="text", shown=progress) as bar:
-            future = engine.scheduler.encode(inputs, self.pooling, on_progress=bar.update, keep=keep)
-            return self._finish(wait(future))
-
-    async def _aembed(self, texts: Sequence[str], kind: str, instruction: str, truncate: bool) -> Vectors:
-        prepare = partial(embedding_inputs, instruction=instruction, truncate=truncate)
-        inputs = await asyncio.to_thread(prepare, self.checkpoint, texts, kind)
-        if not inputs:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        engine = await asyncio.to_thread(self._loaded)
-        keep = self._keeper(engine, inputs, kind, instruction)
-        return self._finish(await asyncio.wrap_future(engine.scheduler.encode(inputs, self.pooling, keep=keep)))
-
-    def _finish(self, vectors: Tensor) -> Vectors:
-        """Cut and normalise pooled states, (n, dim) float32."""
-        if not bool(torch.isfinite(vectors).all()):
-            raise GritError(
-                "The model gave an embedding that is not finite in its precision. Load it with dtype='float32'."
-            )
-        vectors = vectors[:, : self.settings.truncate_dim]
-        if self.settings.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return np.ascontiguousarray(vectors.numpy())
-
-
-@dataclass(frozen=True, slots=True)
-class _Unkept:
-    """A model's embeddings of texts that nobody will ask about: no keys and values are kept."""
-
-    grit: GritLM
-
-    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> Vectors:
-        return self.grit._embed(texts, "Query", instruction=instruction, progress=False, keep_blocks=False)
-
-    def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
-        return self.grit._embed(texts, "Document", truncate=truncate, progress=False, keep_blocks=False)
+    def _document_plans(self, session: Session, documents: Sequence[str]) -> list[Plan]:
+        tokenizer, window = session.tokenizer, session.window
+        return [document_plan(tokenizer, window, [text], caching=session.settings.caching) for text in documents]

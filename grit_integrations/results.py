@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from grit_integrations.options import Caching
 
+Vectors = npt.NDArray[np.float32]  # (texts, dim)
 FinishReason = Literal["stop", "length"]
 
 

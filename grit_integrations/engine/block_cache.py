@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 import transformers
 
-from grit_integrations.engine.encoder import EncoderInput
+from grit_integrations.engine.encode_job import Keep
 from grit_integrations.engine.engine import Engine
-from grit_integrations.engine.scheduler import Keep
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.keys import KeySpace, plan_keys
 from grit_integrations.kv.policy import CachePolicy
@@ -18,6 +17,7 @@ from grit_integrations.kv.reuse import Reuse
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.options import Caching
 from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.prompts.requests import EncoderInput
 from grit_integrations.results import CacheReport
 
 
@@ -29,13 +29,11 @@ class BlockCache:
         engine: the loaded model.
         store: where its blocks are kept.
         policy: which are kept on disk, and when reading one back pays.
-        quantization: how the weights are quantised, as text.
     """
 
     engine: Engine
     store: KVCacheStore
     policy: CachePolicy
-    quantization: str
 
     def reuse(self, plan: Plan, mode: Caching) -> Reuse:
         """Return what of `plan` is stored. Reads files.
@@ -81,7 +79,7 @@ class BlockCache:
             device=_device(weights.device),
             software=f"torch {torch.__version__}, transformers {transformers.__version__}",
             attention=str(weights.lm.config._attn_implementation),
-            quantization=self.quantization,
+            quantization=self.engine.quantization,
             adapters=_adapters(weights.lm),
             precision=self.store.precision,
             namespace=self.store.namespace,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,21 +13,11 @@ from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.loading.weights import Weights
 from grit_integrations.options import Pooling
+from grit_integrations.prompts.requests import EncoderInput
 
 # Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
 # freed memory, and every layer pays for fresh pages.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderInput:
-    """Token ids of one embedding prompt; the first `header` of them are attended to but not pooled."""
-
-    ids: Sequence[int]
-    header: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Encoder:

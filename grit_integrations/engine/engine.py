@@ -26,18 +26,22 @@ class Engine:
     Attributes:
         checkpoint: the files.
         weights: the loaded model.
-        scheduler: runs everything.
+        quantization: how the weights are quantised, as text.
+        encoder: texts to vectors; `prefill` reads prompts, `decoder` answers them, each on the worker thread alone.
+        scheduler: the worker thread.
         memory: blocks of the KV cache in main memory, for models that were given no store.
         recent: documents that retrievers of this model returned last.
     """
 
-    def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
+    def __init__(self, checkpoint: Checkpoint, weights: Weights, *, quantization: str = "") -> None:
         self.checkpoint = checkpoint
         self.weights = weights
+        self.quantization = quantization
         tokenizer = checkpoint.tokenizer
-        encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
-        self.prefill = Prefill(encoder)
-        self.scheduler = Scheduler(encoder, self.prefill, Decoder(weights, tokenizer, self.prefill))
+        self.encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
+        self.prefill = Prefill(self.encoder)
+        self.decoder = Decoder(weights, tokenizer, self.prefill)
+        self.scheduler = Scheduler()
         self.memory = KVCacheStore(None, ram_bytes=_MEMORY)
         self.recent = RecentDocuments()
         self.unloaded = False  # whether the process has let go of it; what runs on it ends first
@@ -63,7 +67,8 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
         engine = _engines.get(key)
         if engine is None:
             checkpoint.check()
-            engine = Engine(checkpoint, load_weights(checkpoint, options, progress=progress))
+            weights = load_weights(checkpoint, options, progress=progress)
+            engine = Engine(checkpoint, weights, quantization=options.quantization_key())
             _engines[key] = engine
         return engine
 

@@ -20,7 +20,6 @@ from grit_integrations.kv.cache import PreallocatedLayer, preallocated_cache
 from grit_integrations.kv.reuse import Reuse
 from grit_integrations.kv.rope import Rope
 from grit_integrations.prompts.plan import PlannedBlock
-from grit_integrations.quoting.branches import TreeReader
 
 
 @dataclass(slots=True)
@@ -90,10 +89,6 @@ class Prefill:
             start = len(plan) - len(plan.suffix)
             block = KVBlock.from_cache(reading.cache, start, plan.suffix, position=start)
             reading.reuse.keep(len(plan.blocks), block)
-
-    def tree(self, cache: Cache) -> TreeReader:
-        """Return what reads many continuations of the prompt that `cache` holds."""
-        return TreeReader(self._weights, cache)
 
     def _compute(self, reading: Reading, planned: PlannedBlock) -> None:
         began = time.perf_counter()

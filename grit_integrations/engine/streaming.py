@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from grit_integrations.engine.channel import Channel
 from grit_integrations.results import Generation, GenerationChunk
-
-if TYPE_CHECKING:
-    from grit_integrations.engine.engine import Engine
 
 
 class GenerationStream:
@@ -19,9 +15,9 @@ class GenerationStream:
     Closing the stream, or dropping it, frees its place at the next token.
     """
 
-    def __init__(self, channel: Channel[GenerationChunk], engine: Engine) -> None:
+    def __init__(self, channel: Channel[GenerationChunk], owner: object) -> None:
         self._channel = channel
-        self._engine: Engine | None = engine  # keeps the weights while the stream is read
+        self._owner: object = owner  # what must stay in memory while the stream is read
         self._done = False
 
     def __iter__(self) -> GenerationStream:
@@ -66,7 +62,7 @@ class GenerationStream:
         """Stop generating; closing twice is fine."""
         self._done = True
         self._channel.close()
-        self._engine = None
+        self._owner = None
 
     async def aclose(self) -> None:
         """Stop generating; the async twin of `close`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from grit_integrations.engine.encoder import Encoder
+from grit_integrations.engine.jobs import JUDGE, Job, fail, settle
 from grit_integrations.engine.prefill import Prefill, Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
 from grit_integrations.kv.cache import PreallocatedLayer, RowsCache
 from grit_integrations.kv.reuse import Reuse
+from grit_integrations.loading.attention import check_takes_masks
 from grit_integrations.prompts.plan import Plan, PlannedBlock
 
 # Tokens, padding included, whose keys and values are held at once for a batch of prompts.
@@ -25,28 +27,66 @@ CACHED_TOKENS = {"cpu": 8192, "cuda": 32768}
 Blocks = tuple[PlannedBlock, ...]
 
 
-@dataclass(slots=True, eq=False)
-class JudgeJob:
-    """Prompts of one caller, at least one, and the tokens whose logits are wanted behind each."""
+class JudgeJob(Job):
+    """Reads prompts of one caller, at least one, for the logits of a few tokens behind each.
 
-    reuses: Sequence[Reuse]
-    wanted: tuple[int, ...]
-    on_progress: Callable[[int], object] | None = None
-    future: Future[Tensor] = field(default_factory=Future)  # (prompts, wanted) float32
-    judge: Judge | None = None
+    Args:
+        encoder: its token budget bounds the tails of a batch.
+        prefill: reads blocks.
+        reuses: the prompts and what of them is stored.
+        wanted: ids of the tokens whose logits are wanted.
+        on_progress: called on the worker with how many prompts were finished.
+
+    Attributes:
+        future: (prompts, wanted) float32; cancelling it stops the work.
+
+    Raises:
+        OptionError: the model's attention kernel takes no mask.
+    """
+
+    lane = JUDGE
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prefill: Prefill,
+        reuses: Sequence[Reuse],
+        wanted: Sequence[int],
+        *,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> None:
+        check_takes_masks(encoder.weights.lm)
+        self._encoder, self._prefill = encoder, prefill
+        self._reuses, self._wanted, self._on_progress = reuses, wanted, on_progress
+        self._judge: Judge | None = None
+        self.future: Future[Tensor] = Future()
 
     @property
     def left(self) -> int:
         """How many prompts are still to be read."""
-        return len(self.reuses) if self.judge is None else self.judge.left
+        return len(self._reuses) if self._judge is None else self._judge.left
 
-    def step(self, encoder: Encoder, prefill: Prefill) -> bool:
-        """Compute at most one block, or else the tails of one batch; return whether all is done."""
-        self.judge = self.judge or Judge(encoder, prefill, self.reuses, self.wanted)
-        finished = self.judge.step()
-        if finished and self.on_progress is not None:
-            self.on_progress(finished)
-        return not self.judge.left
+    @property
+    def over(self) -> bool:
+        """Whether all prompts are judged, or the caller has gone."""
+        return self.future.done()
+
+    def step(self, peers: Sequence[Job]) -> None:
+        """Compute at most one block, or else the tails of one batch."""
+        self._judge = self._judge or Judge(self._encoder, self._prefill, self._reuses, self._wanted)
+        finished = self._judge.step()
+        if finished and self._on_progress is not None:
+            self._on_progress(finished)
+        if not self._judge.left:
+            settle(self.future, self._judge.result())
+
+    def fail(self, error: BaseException) -> None:
+        """Let the future fail."""
+        fail(self.future, error)
+
+    def cancel(self) -> None:
+        """Cancel the future."""
+        self.future.cancel()
 
 
 @dataclass(slots=True)

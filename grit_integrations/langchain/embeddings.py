@@ -10,8 +10,8 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
 from grit_integrations.langchain.options import ModelSource
-from grit_integrations.model import Vectors
 from grit_integrations.options import Pooling
+from grit_integrations.results import Vectors
 
 
 class GritEmbeddings(ModelSource, Embeddings):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grit_integrations.errors import PromptError
-from grit_integrations.options import Caching
+from grit_integrations.options import MODES, Caching
 from grit_integrations.prompts.formats import (
     AFTER_DOCUMENTS,
     AFTER_QUERY,
@@ -19,12 +19,9 @@ from grit_integrations.prompts.formats import (
     Cut,
     Embedded,
     Message,
-    Messages,
     Part,
     Segment,
     Special,
-    check_text,
-    merge_turns,
 )
 from grit_integrations.prompts.verbatim import Span, find_verbatim
 
@@ -34,7 +31,7 @@ _WORTH_A_BLOCK = 256  # characters before a document in a message, below which t
 
 
 def lay_out(
-    messages: Messages,
+    turns: Sequence[Message],
     documents: Sequence[str] = (),
     *,
     caching: Caching = "off",
@@ -48,30 +45,33 @@ def lay_out(
     block: they are read for each answer.
 
     Args:
-        messages: the conversation.
-        documents: texts to answer from.
+        turns: the conversation, merged to alternating turns.
+        documents: texts to answer from, none of them blank; then there is a user turn that asks about them.
         caching: `"off"` and `"prefix"` have one and the same prompt; the others put texts read bidirectionally in it.
         known: texts that may stand verbatim in a user turn; one that does is a block of its own there.
         query_instruction: what the query was embedded under (`query` modes only).
 
     Raises:
-        EmptyTextError: no message has any text, or a document has none.
-        PromptError: documents without a user turn that asks about them.
+        PromptError: a `query` mode, and a conversation that does not end with the user's question.
     """
-    turns = merge_turns(messages)
-    texts = [check_text(document, f"Document {index}") for index, document in enumerate(documents)]
-    if texts and not any(turn.role == "user" for turn in turns):
-        raise PromptError("Documents were given and no question about them. Add a user turn.")
-    if texts and caching == "doc":
-        parts = [*_embedded(texts), *_conversation(turns, behind_block=True, after_question=AFTER_DOCUMENTS)]
-    elif texts and caching in ("query", "query-doc", "doc-query"):
-        parts = _query_parts(turns, texts, caching, query_instruction)
-    elif texts:
-        parts = [Special.BOS, *_conversation(turns, before_question=texts, after_question=AFTER_DOCUMENTS)]
-    else:
+    mode = MODES[caching]
+    if not documents:
         parts = [Special.BOS, *_conversation(turns)]
-    others = [text for text in known if text not in texts]
+    elif mode.embeds_query:
+        parts = _query_parts(turns, documents, caching, query_instruction)
+    elif mode.embeds_documents:
+        parts = [*_embedded(documents), *_conversation(turns, behind_block=True, after_question=AFTER_DOCUMENTS)]
+    else:
+        parts = [Special.BOS, *_conversation(turns, before_question=documents, after_question=AFTER_DOCUMENTS)]
+    others = [text for text in known if text not in documents]
     return [piece for part in parts for piece in _with_known(part, others, caching)]
+
+
+def lay_out_documents(documents: Sequence[str], *, caching: Caching) -> Parts:
+    """Return the parts with which every prompt about `documents` begins, in a mode that keeps their blocks."""
+    if MODES[caching].embeds_documents:
+        return _embedded(documents)
+    return [Special.BOS, Segment(USER), *_causal_documents(documents)]
 
 
 def _conversation(
@@ -116,15 +116,12 @@ def _query_parts(turns: Sequence[Message], texts: Sequence[str], caching: Cachin
     *earlier, question = turns
     if question.role != "user":
         raise PromptError(f"caching={caching!r} needs a conversation that ends with the user's question.")
-    query = Embedded(question.content, instruction, document=False)
-    request = AFTER_DOCUMENTS if caching == "doc-query" else AFTER_QUERY
-    blocks: Parts = [query]
-    if caching == "query":
+    embedded = MODES[caching].embedded
+    query: Parts = [Embedded(question.content, instruction, document=False)]
+    blocks = [part for kind in embedded for part in (query if kind == "query" else _embedded(texts))]
+    request = AFTER_DOCUMENTS if embedded == ("documents", "query") else AFTER_QUERY
+    if "documents" not in embedded:
         request = "\n\n".join([*texts, request])
-    elif caching == "query-doc":
-        blocks = [query, *_embedded(texts)]
-    else:
-        blocks = [*_embedded(texts), query]
     return [*blocks, *_conversation([*earlier, Message("user", request)], behind_block=True)]
 
 
@@ -137,7 +134,7 @@ def _with_known(part: Part, known: Sequence[str], caching: Caching) -> Parts:
     spans = find_verbatim(part.text, known) if isinstance(part, Segment) and part.content else []
     if not spans or not isinstance(part, Segment):
         return [part]
-    if caching == "doc":
+    if MODES[caching].embedded == ("documents",):
         return _embedded_in_place(part.text, spans)
     cuts: list[int] = []
     end = 0

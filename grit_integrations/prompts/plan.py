@@ -36,7 +36,7 @@ class PlannedBlock:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole prompt: blocks, then the suffix, which has at least one token."""
+    """A prompt: blocks, then the suffix, which has at least one token where something is to be answered."""
 
     blocks: tuple[PlannedBlock, ...]
     suffix: tuple[int, ...]
@@ -51,11 +51,26 @@ class Plan:
 
 
 def plan_prompt(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
-    """Return the blocks that `parts` are read in. The parts behind the last cut must hold text: they are the suffix.
+    """Return the blocks that `parts` are read in, and the suffix: what stands behind the last cut, some text at least.
 
     Raises:
         PromptError: a text spells a control sequence that cannot be neutralised.
     """
+    plan = _planned(parts, tokenizer)
+    assert plan.suffix, "a prompt ends with the marker of the assistant's turn"
+    return plan
+
+
+def plan_blocks(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
+    """Return the blocks with which prompts begin that begin with `parts`; what stands behind the last cut is left out.
+
+    Raises:
+        PromptError: a text spells a control sequence that cannot be neutralised.
+    """
+    return Plan(_planned(parts, tokenizer).blocks, ())
+
+
+def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
     blocks: list[PlannedBlock] = []
     ids: list[int] = []
     before: Text | None = None
@@ -81,7 +96,6 @@ def plan_prompt(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
                 close(document=True)
             ids += own[done:]
             before = part
-    assert ids, "a prompt ends with the marker of the assistant's turn"
     return Plan(tuple(blocks), tuple(ids))
 
 

@@ -1,43 +1,185 @@
-"""Callers' texts and messages to checked token ids: every complaint comes before any work is done."""
+"""What callers ask, checked once: a `Prompt` carries turns, documents and its plan from the door to the tensors.
+
+Every complaint about texts comes before any work is done.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from grit_integrations.engine.encoder import EncoderInput
-from grit_integrations.errors import ContextOverflowError, OptionError, PromptError
-from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.options import Caching, Decoding, check_caching
+from grit_integrations.errors import ContextOverflowError, PromptError
+from grit_integrations.options import Caching, check_caching
 from grit_integrations.prompts.formats import (
+    Message,
     Messages,
-    as_messages,
     check_characters,
     check_text,
     embedding_header,
     merge_turns,
 )
-from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.plan import Plan, plan_prompt
-from grit_integrations.quoting.graph import Region
-from grit_integrations.quoting.spans import Spans, whole
+from grit_integrations.prompts.layout import lay_out, lay_out_documents
+from grit_integrations.prompts.plan import Plan, plan_blocks, plan_prompt
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-_LONG_WORD = 4  # letters; shorter ones, such as "of" and "the", stand in every question
+
+@dataclass(frozen=True, slots=True)
+class EncoderInput:
+    """Token ids of one embedding prompt; the first `header` of them are attended to but not pooled."""
+
+    ids: Sequence[int]
+    header: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A conversation and the documents it is answered from: checked and merged, tokenised when that is first needed.
+
+    Made by `prompt_of`, and by `GritLM.prompt`.
+
+    Attributes:
+        tokenizer: the model's.
+        window: the most tokens of a prompt and its answer.
+        turns: alternating turns; at least one has text.
+        documents: texts to answer from.
+        caching: the mode, which decides where documents stand and how they are read.
+        known: texts that may stand verbatim in a turn; one that does is a block of the KV cache there.
+        query_instruction: what the question was embedded under.
+        quotable: of each document, where the part begins and ends that may be quoted; `None` is all.
+    """
+
+    tokenizer: PromptTokenizer
+    window: int
+    turns: tuple[Message, ...]
+    documents: tuple[str, ...] = ()
+    caching: Caching = "prefix"
+    known: tuple[str, ...] = ()
+    query_instruction: str = ""
+    quotable: tuple[tuple[int, int], ...] | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The blocks that are read one after the other, and the suffix behind them."""
+        parts = lay_out(
+            self.turns,
+            self.documents,
+            caching=self.caching,
+            known=self.known,
+            query_instruction=self.query_instruction,
+        )
+        return plan_prompt(parts, self.tokenizer)
+
+    @property
+    def question(self) -> str:
+        """What the user asked last."""
+        return [turn.content for turn in self.turns if turn.role == "user"][-1]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def missing(self, max_new_tokens: int) -> int:
+        """Return how many tokens the window lacks for this prompt and an answer; 0 if they fit."""
+        return max(0, len(self) + max_new_tokens - self.window)
+
+    def check_fits(self, max_new_tokens: int) -> None:
+        """Refuse a prompt that does not fit into the window beside its answer.
+
+        Raises:
+            ContextOverflowError: with both numbers.
+        """
+        room = self.window - max_new_tokens
+        if room <= 0:
+            raise ContextOverflowError(
+                f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's window of "
+                f"{self.window:,} tokens. Ask for fewer."
+            )
+        for kind, texts in (("Turn", [turn.content for turn in self.turns]), ("Document", self.documents)):
+            for index, text in enumerate(texts):
+                self.tokenizer.check_length(text, room, f"{kind} {index}")
+        if len(self) > room:
+            raise ContextOverflowError(
+                f"The prompt has {len(self):,} tokens; {room:,} of the model's {self.window:,} are left beside "
+                f"max_new_tokens={max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
+            )
+
+
+def prompt_of(
+    tokenizer: PromptTokenizer,
+    window: int,
+    messages: Messages,
+    documents: Sequence[str] = (),
+    *,
+    caching: Caching = "prefix",
+    known: Sequence[str] = (),
+    query_instruction: str = "",
+    quotable: Sequence[tuple[int, int]] | None = None,
+) -> Prompt:
+    """Return a checked prompt; the arguments are those of `GritLM.generate`.
+
+    Raises:
+        OptionError: a caching mode that does not exist.
+        EmptyTextError: no message has any text, or a document has none.
+        PromptError: messages or documents that cannot become a prompt.
+    """
+    if isinstance(documents, str):
+        raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
+    texts = tuple(check_text(document, f"Document {index}") for index, document in enumerate(documents))
+    turns = tuple(merge_turns(messages))
+    if texts and not any(turn.role == "user" for turn in turns):
+        raise PromptError("Documents were given and no question about them. Add a user turn.")
+    return Prompt(
+        tokenizer=tokenizer,
+        window=window,
+        turns=turns,
+        documents=texts,
+        caching=check_caching(caching),
+        known=tuple(known),
+        query_instruction=check_characters(query_instruction, "The query's instruction"),
+        quotable=None if quotable is None else tuple(quotable),
+    )
+
+
+def document_plan(tokenizer: PromptTokenizer, window: int, documents: Sequence[str], *, caching: Caching) -> Plan:
+    """Return the blocks with which every prompt about `documents` begins in a mode that keeps them; it has no suffix.
+
+    Raises:
+        EmptyTextError: a document has no text.
+        PromptError: a document that cannot become a prompt.
+        ContextOverflowError: documents that do not fit into the window together.
+    """
+    for index, document in enumerate(documents):
+        check_text(document, f"Document {index}")
+        tokenizer.check_length(document, window, f"Document {index}")
+    plan = plan_blocks(lay_out_documents(documents, caching=caching), tokenizer)
+    if len(plan) >= window:
+        raise ContextOverflowError(
+            f"The documents have {len(plan):,} tokens; the model's window has {window:,} for them, the question and "
+            "its answer. Split them into passages, or take fewer."
+        )
+    return plan
 
 
 def embedding_inputs(
-    checkpoint: Checkpoint, texts: Sequence[str], kind: str, *, instruction: str = "", truncate: bool = False
+    tokenizer: PromptTokenizer,
+    window: int,
+    texts: Sequence[str],
+    kind: str,
+    *,
+    instruction: str = "",
+    truncate: bool = False,
 ) -> list[EncoderInput]:
     """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
     if isinstance(texts, str):
         raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
-    tokenizer = checkpoint.tokenizer
     header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
-    room = checkpoint.window - len(header)
+    room = window - len(header)
     for index, text in enumerate(texts):
         check_text(text, f"{kind} {index}")
         if not truncate:
@@ -47,125 +189,6 @@ def embedding_inputs(
         if len(ids) > room:
             _report_overflow(f"{kind} {index}", len(ids), room, truncate)
     return [EncoderInput([*header, *ids[:room]], header=len(header)) for ids in encoded]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """What a generation is about. The attributes are those of `GritLM.generate`."""
-
-    messages: Messages
-    documents: Sequence[str] = ()
-    known_documents: Sequence[str] = ()
-    caching: Caching = "prefix"
-    query_instruction: str = ""
-    quotable: Sequence[tuple[int, int]] | None = None
-
-
-def generation_plan(checkpoint: Checkpoint, prompt: Prompt, *, max_new_tokens: int) -> Plan:
-    """Return a prompt's blocks and suffix, if it fits into the window beside its answer.
-
-    Raises:
-        OptionError: a caching mode that does not exist.
-        PromptError: messages or documents that cannot become a prompt.
-        ContextOverflowError: prompt and answer exceed the window.
-    """
-    check_caching(prompt.caching)
-    room = checkpoint.window - max_new_tokens
-    if room <= 0:
-        raise ContextOverflowError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's window of "
-            f"{checkpoint.window:,} tokens. Ask for fewer."
-        )
-    for index, turn in enumerate(as_messages(prompt.messages)):
-        checkpoint.tokenizer.check_length(turn.content, room, f"Message {index}")
-    plan = _plan(checkpoint, prompt, room)
-    if len(plan) > room:
-        raise ContextOverflowError(
-            f"The prompt has {len(plan):,} tokens; {room:,} of the model's {checkpoint.window:,} are left beside "
-            f"max_new_tokens={max_new_tokens}. Retrieve fewer documents, or ask for fewer tokens."
-        )
-    return plan
-
-
-def check_quoting(prompt: Prompt, decoding: Decoding) -> None:
-    """Raise `OptionError` if a quote is asked for and there is nothing to quote from."""
-    if decoding.quoting is not None and not prompt.documents:
-        raise OptionError(
-            "quote was asked for without any document to quote from. Pass documents=[text], or leave quote out."
-        )
-
-
-def quotable_regions(prompt: Prompt) -> list[Region]:
-    """Return the parts of a prompt's documents that may be quoted.
-
-    Raises:
-        OptionError: parts that the documents do not have.
-    """
-    if prompt.quotable is None:
-        return whole(prompt.documents)
-    lengths = [len(document) for document in prompt.documents]
-    parts = list(prompt.quotable)
-    fits = len(parts) == len(lengths) and all(
-        0 <= start <= end <= length for (start, end), length in zip(parts, lengths, strict=True)
-    )
-    if not fits:
-        raise OptionError(
-            f"quotable={parts!r} does not fit documents of {lengths} characters. Give one (start, end) a document."
-        )
-    return [Region(index, start, end, end) for index, (start, end) in enumerate(parts)]
-
-
-def quotable_spans(checkpoint: Checkpoint, prompt: Prompt, decoding: Decoding, regions: Sequence[Region]) -> Spans:
-    """Return what may be quoted of `regions` of a prompt's documents.
-
-    Raises:
-        OptionError: the shortest word has more tokens than the answer may have.
-        PromptError: there is no word to quote.
-    """
-    quoting = decoding.quoting
-    any_word = quoting is None or quoting.echo or quoting.method == "sentences"
-    unwanted = set() if any_word else _words_of(last_question(prompt.messages))
-    spans = Spans(checkpoint.tokenizer, prompt.documents, regions=regions, stops=decoding.stop, unwanted=unwanted)
-    limits = {"max_new_tokens": decoding.max_new_tokens}
-    if quoting is not None and quoting.method == "spans":
-        limits["longest"] = quoting.longest
-    for name, limit in limits.items():
-        if spans.least > limit:
-            raise OptionError(f"{name}={limit} is too few: the shortest quote takes {spans.least} tokens. Allow more.")
-    return spans
-
-
-def last_question(messages: Messages) -> str:
-    """Return what the user asked last."""
-    return [turn.content for turn in merge_turns(messages) if turn.role == "user"][-1]
-
-
-def _words_of(question: str) -> set[str]:
-    """Return a question's words that are long enough to mean something."""
-    return {word.lower() for word in re.findall(r"\w+", question) if len(word) >= _LONG_WORD}
-
-
-def count_prompt_tokens(checkpoint: Checkpoint, prompt: Prompt) -> int:
-    """Return how many tokens a prompt has, whether it fits or not."""
-    check_caching(prompt.caching)
-    return len(_plan(checkpoint, prompt))
-
-
-def _plan(checkpoint: Checkpoint, prompt: Prompt, room: int | None = None) -> Plan:
-    if isinstance(prompt.documents, str):
-        raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
-    for index, document in enumerate(prompt.documents):
-        check_text(document, f"Document {index}")
-        if room is not None:
-            checkpoint.tokenizer.check_length(document, room, f"Document {index}")
-    parts = lay_out(
-        prompt.messages,
-        prompt.documents,
-        caching=prompt.caching,
-        known=prompt.known_documents,
-        query_instruction=check_characters(prompt.query_instruction, "The query's instruction"),
-    )
-    return plan_prompt(parts, checkpoint.tokenizer)
 
 
 def _report_overflow(where: str, found: int, room: int, truncate: bool) -> None:

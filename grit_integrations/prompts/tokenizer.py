@@ -61,6 +61,7 @@ class PromptTokenizer:
         self._anchor = self._continuation_anchor()
         self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
         self._known = _KnownTexts()
+        self._letter = self.encode_texts(["a"])[0]
         self._digest: str | None = None
         self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
 
@@ -155,6 +156,11 @@ class PromptTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def piece(self, token: int) -> str:
+        """Return the text of one token inside a text, with its leading space."""
+        before = self._backend.decode(self._letter)
+        return str(self._backend.decode([*self._letter, token], skip_special_tokens=False)[len(before) :])
 
     def digest(self) -> str:
         """Return a digest of everything that decides token ids."""

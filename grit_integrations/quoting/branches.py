@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grit_integrations.errors import OptionError
 from grit_integrations.kv.cache import PreallocatedLayer
 from grit_integrations.loading.weights import Weights
-
-_MASKED_KERNELS = ("grit_sdpa", "sdpa", "eager")  # those that take a mask of any form
 
 
 @dataclass(eq=False, slots=True)
@@ -108,21 +105,6 @@ class TreeReader:
         )
         logits: Tensor = output.logits[0].float()
         return logits
-
-
-def check_kernel(weights: Weights) -> None:
-    """Refuse a model whose attention kernel takes no mask.
-
-    Raises:
-        OptionError: with the kernels that do.
-    """
-    name = str(weights.lm.config._attn_implementation)
-    if name not in _MASKED_KERNELS:
-        raise OptionError(
-            f"attn_implementation={name!r} takes no mask, and scoring spans or judging passages needs one. Load the "
-            f"model with one of {', '.join(_MASKED_KERNELS)}; or quote with method='tokens' and rerank with "
-            "method='listwise' or 'embedding'."
-        )
 
 
 def _copied(layer: PreallocatedLayer, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from grit_integrations.engine.session import Session
+from grit_integrations.engine.vectors import Embedding, embed
 from grit_integrations.errors import OptionError
-from grit_integrations.loading.checkpoint import Checkpoint
 from grit_integrations.options import Reranking
 
 
-class Embedder(Protocol):
-    """What gives vectors: a `GritLM`."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The model's files, its tokenizer among them."""
-        ...
-
-    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> npt.NDArray[np.float32]:
-        """Return (texts, dim) float32."""
-        ...
-
-    def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> npt.NDArray[np.float32]:
-        """Return (texts, dim) float32."""
-        ...
-
-
 def scores(
-    model: Embedder, query: str, passages: Sequence[str], settings: Reranking, passage_vectors: npt.ArrayLike | None
+    session: Session, query: str, passages: Sequence[str], settings: Reranking, passage_vectors: npt.ArrayLike | None
 ) -> list[float]:
     """Return the cosine of the query's vector and each passage's, in -1..1.
 
     Args:
-        model: embeds the query, and the passages if they have no vectors yet.
+        session: embeds the query, and the passages if they have no vectors yet.
         query: embedded under the settings' instruction.
         passages: those that do not fit into the window lose their end, with a warning.
         settings: the query's instruction, and the most tokens of a passage.
@@ -49,8 +32,8 @@ def scores(
     if not passages:
         return []
     given = None if passage_vectors is None else _checked(passage_vectors, len(passages))
-    asked = model.embed_queries([query], instruction=settings.instruction)[0]
-    vectors = _embedded(model, passages, settings) if given is None else given
+    asked = embed(session, [query], Embedding(kind="Query", instruction=settings.instruction), progress=False)[0]
+    vectors = _embedded(session, passages, settings) if given is None else given
     if vectors.shape[1] != len(asked):
         raise OptionError(
             f"passage_vectors have {vectors.shape[1]:,} components and the query's vector has {len(asked):,}. "
@@ -60,11 +43,11 @@ def scores(
     return [float(cosine) for cosine in np.clip(cosines, -1.0, 1.0)]
 
 
-def _embedded(model: Embedder, passages: Sequence[str], settings: Reranking) -> npt.NDArray[np.float32]:
+def _embedded(session: Session, passages: Sequence[str], settings: Reranking) -> npt.NDArray[np.float32]:
     limit = settings.passage_tokens
     if limit is not None:
-        passages = [model.checkpoint.tokenizer.first_tokens(passage, limit) for passage in passages]
-    return model.embed_documents(passages, truncate=True)
+        passages = [session.tokenizer.first_tokens(passage, limit) for passage in passages]
+    return embed(session, passages, Embedding(kind="Document", truncate=True), progress=False)
 
 
 def _checked(vectors: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:

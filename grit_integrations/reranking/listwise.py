@@ -12,13 +12,15 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from grit_integrations.engine.generate_job import GenerateJob
+from grit_integrations.engine.session import Session
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import ContextOverflowError, RerankError
 from grit_integrations.options import Decoding, Reranking
 from grit_integrations.prompts.plan import Plan, plan_prompt
 from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.reranking.order_constraint import OrderConstraint
 from grit_integrations.reranking.permutations import listing, read_order, windows
-from grit_integrations.reranking.pointwise import Judge
 from grit_integrations.reranking.wording import ranking_parts
 from grit_integrations.results import Generation
 
@@ -27,14 +29,14 @@ logger = logging.getLogger(__name__)
 _LEAST_SHARE = 8  # tokens of a passage below which a smaller window tells more
 
 
-def places(model: Judge, query: str, passages: Sequence[str], settings: Reranking) -> list[int]:
+def places(session: Session, query: str, passages: Sequence[str], settings: Reranking) -> list[int]:
     """Return the places of `passages`, best first, as the model orders them in windows from the last to the first.
 
     Passages that do not fit into a prompt together share its room equally, with a warning. Where a share would be a few
     tokens only, windows have fewer passages.
 
     Args:
-        model: asked once for each window of two passages or more, greedily.
+        session: asked once for each window of two passages or more, greedily.
         query: what the passages are compared by.
         passages: none of them blank.
         settings: window, step and the most tokens of a passage.
@@ -46,26 +48,27 @@ def places(model: Judge, query: str, passages: Sequence[str], settings: Rerankin
     """
     if len(passages) < 2:
         return list(range(len(passages)))
-    texts = _Texts(model.checkpoint.tokenizer, model.checkpoint.window, query, passages, settings)
+    texts = _Texts(session.tokenizer, session.window, query, passages, settings)
     size = texts.window_size
     step = max(1, settings.step * size // settings.window)
     ranking = list(range(len(passages)))
     for start, stop in windows(len(passages), size=size, step=min(step, size - 1)):
         shown = ranking[start:stop]
-        ranking[start:stop] = [shown[place] for place in _order(model, texts.plan(shown), len(shown))]
+        ranking[start:stop] = [shown[place] for place in _order(session, texts.plan(shown), len(shown))]
     texts.report()
     return ranking
 
 
-def _order(model: Judge, plan: Plan, count: int) -> list[int]:
+def _order(session: Session, plan: Plan, count: int) -> list[int]:
     """Return the order of a prompt's `count` passages that the model writes."""
-    permutation = listing(model.checkpoint.tokenizer, count)
+    permutation = listing(session.tokenizer, count)
     decoding = Decoding(max_new_tokens=permutation.longest, logprobs=0)
-    engine = model._loaded()
+    engine = session.engine
     # No other prompt begins with this query and these passages in this order: keeping it would only cost others' place.
-    reuse = model._cache(engine).reuse(plan, "off")
-    channel = engine.scheduler.generate(reuse, decoding, asked=time.perf_counter(), permutation=permutation)
-    generation = GenerationStream(channel, engine).result()
+    reuse = session.cache.reuse(plan, "off")
+    constraint = OrderConstraint(permutation, engine.decoder.end_ids)
+    job = GenerateJob(engine.decoder, reuse, decoding, asked=time.perf_counter(), constraint=constraint)
+    generation = GenerationStream(engine.scheduler.submit(job).channel, engine).result()
     _check_scores(generation)
     return read_order(generation.text, count)
 

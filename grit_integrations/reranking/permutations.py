@@ -7,11 +7,11 @@ rank these 3 passages" moves nothing, and the windows reach the first passage ho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from grit_integrations.engine.constraints import Permutation
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.reranking.order_constraint import Permutation
 
 _FIRST, _LATER = "[{}]", " > [{}]"
 _IDENTIFIER = re.compile(r"\[\s*([0-9]{1,9})\s*\]")  # not \d, which is a digit of any script
@@ -30,15 +30,6 @@ def read_order(text: str, count: int) -> list[int]:
     numbers = (int(number) for number in _IDENTIFIER.findall(text))
     named = dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count)
     return [*named, *(place for place in range(count) if place not in named)]
-
-
-def write_order(places: Sequence[int]) -> str:
-    """Return an order of passages as the text that `read_order` reads.
-
-    >>> write_order([1, 0, 2])
-    '[2] > [1] > [3]'
-    """
-    return "".join((_LATER if index else _FIRST).format(place + 1) for index, place in enumerate(places))
 
 
 def listing(tokenizer: PromptTokenizer, count: int) -> Permutation:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.block_cache import BlockCache
 from grit_integrations.engine.calls import wait
-from grit_integrations.engine.engine import Engine
+from grit_integrations.engine.session import Session
+from grit_integrations.engine.verdicts import JudgeJob
 from grit_integrations.errors import ContextOverflowError, ModelLoadError
 from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.options import ORDERS, Caching, Order, Reranking, Score
+from grit_integrations.options import ORDERS, Order, Reranking, Score
 from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.plan import Plan, plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
@@ -22,26 +21,8 @@ from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 logger = logging.getLogger(__name__)
 
 
-class Judge(Protocol):
-    """What gives verdicts: a `GritLM`."""
-
-    @property
-    def caching(self) -> Caching:
-        """The model's mode."""
-        ...
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The model's files, its tokenizer among them."""
-        ...
-
-    def _loaded(self) -> Engine: ...
-
-    def _cache(self, engine: Engine) -> BlockCache: ...
-
-
 def scores(
-    model: Judge,
+    session: Session,
     query: str,
     passages: Sequence[str],
     settings: Reranking,
@@ -51,11 +32,11 @@ def scores(
 ) -> list[float]:
     """Return how relevant the model finds each passage.
 
-    Blocks are looked up and kept as the model's caching says, and a stored one changes no score. A passage's score in
+    Blocks are looked up and kept as the session's caching says, and a stored one changes no score. A passage's score in
     different batches agrees to about 1e-5 in float32.
 
     Args:
-        model: is asked.
+        session: is asked.
         query: what the passages are judged by.
         passages: at least one, none of them blank.
         settings: the prompt's order, which score, and the most tokens of a passage.
@@ -67,14 +48,14 @@ def scores(
         ContextOverflowError: the query leaves no room for a passage.
         ModelLoadError: the checkpoint names an order that does not exist.
     """
-    wanted = verdict_ids(model.checkpoint.tokenizer)
-    plans = _plans(model.checkpoint, query, passages, settings)
-    engine = model._loaded()
+    wanted = verdict_ids(session.tokenizer)
+    plans = _plans(session.checkpoint, query, passages, settings)
+    engine = session.engine
     added = torch.zeros(len(plans)) if cosines is None else settings.cosine * torch.tensor(cosines())
-    cache = model._cache(engine)
-    reuses = [cache.reuse(plan, model.caching) for plan in plans]
+    reuses = [session.cache.reuse(plan, session.settings.caching) for plan in plans]
     with progress_bar(total=len(plans), desc="Reranking", unit="passage", shown=progress) as bar:
-        logits = wait(engine.scheduler.judge(reuses, wanted, on_progress=bar.update))
+        job = JudgeJob(engine.encoder, engine.prefill, reuses, wanted, on_progress=bar.update)
+        logits = wait(engine.scheduler.submit(job).future)
     return as_scores(logits, settings.score, added)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from grit_integrations.engine.session import Session
 from grit_integrations.errors import OptionError, PromptError, RerankError
 from grit_integrations.options import Reranking
 from grit_integrations.prompts.formats import check_characters, check_text
@@ -18,12 +18,8 @@ from grit_integrations.reranking.ranking import in_order
 from grit_integrations.results import Ranked
 
 
-class Reranker(pointwise.Judge, cosines.Embedder, Protocol):
-    """What reranks: a `GritLM`."""
-
-
 def rerank(
-    model: Reranker,
+    session: Session,
     query: str,
     passages: Sequence[str],
     settings: Reranking,
@@ -43,7 +39,7 @@ def rerank(
         if text.strip():
             first.setdefault(text, index)
     given = _vectors_of(list(first.values()), len(texts), settings, vectors)
-    found = _scores(model, query, list(first), settings, vectors=given, progress=progress) if first else []
+    found = _scores(session, query, list(first), settings, vectors=given, progress=progress) if first else []
     score_of = dict(zip(first, found, strict=True))
     judged = [index for index, text in enumerate(texts) if text in score_of]
     ranking = [Ranked(judged[each.index], each.score) for each in in_order([score_of[texts[at]] for at in judged])]
@@ -95,7 +91,7 @@ def _vectors_of(
 
 
 def _scores(
-    model: Reranker,
+    session: Session,
     query: str,
     passages: Sequence[str],
     settings: Reranking,
@@ -103,17 +99,17 @@ def _scores(
     vectors: npt.ArrayLike | None,
     progress: bool | None,
 ) -> list[float]:
-    compared = partial(cosines.scores, model, query, passages, settings, vectors)
+    compared = partial(cosines.scores, session, query, passages, settings, vectors)
     if settings.method == "pointwise":
         added = compared if settings.cosine else None
-        found = pointwise.scores(model, query, passages, settings, cosines=added, progress=progress)
+        found = pointwise.scores(session, query, passages, settings, cosines=added, progress=progress)
     elif settings.method == "embedding":
         found = compared()
     else:
-        found = _by_place(listwise.places(model, query, passages, settings))
+        found = _by_place(listwise.places(session, query, passages, settings))
     if not all(map(math.isfinite, found)):
         raise RerankError(
-            f"{model.checkpoint.name}: a score is not a finite number in the model's precision, so nothing is put in "
+            f"{session.checkpoint.name}: a score is not a finite number in the model's precision, so nothing is put in "
             "order. Load it with dtype='float32'."
         )
     return found

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from grit_integrations.options import Caching
+from grit_integrations.prompts.formats import merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.quoting.spans import Spans
@@ -136,7 +137,7 @@ class RagObjective(StreamObjective):
 def rag_row(encoder: PromptEncoder, example: Example) -> RagRow:
     """Tokenise an example as inference lays it out, with the answer behind it."""
     prompts = encoder.prompts
-    plan = plan_prompt(lay_out(example.question, example.documents, caching=example.caching), prompts)
+    plan = plan_prompt(lay_out(merge_turns(example.question), example.documents, caching=example.caching), prompts)
     answer = prompts.encode_texts([example.answer])[0]
     ended = (*answer, prompts.eos_id)
     prompt = dense_prompt(plan, ended)

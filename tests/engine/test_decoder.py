@@ -16,6 +16,7 @@ from grit_integrations import ContextOverflowError, Decoding, Generation, GritLM
 from grit_integrations.engine.decoder import StopText
 from grit_integrations.engine.detokenizer import Detokenizer
 from grit_integrations.kv.cache import preallocated_cache
+from grit_integrations.prompts.formats import merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
 
@@ -23,7 +24,7 @@ PROMPTS = ["hello", "Tell me a story about the sea.", "word " * 300, "Wie geht e
 
 
 def prompt_ids(grit: GritLM, prompt: str) -> torch.Tensor:
-    return torch.tensor([plan_prompt(lay_out(prompt), grit.checkpoint.tokenizer).prompt_ids])
+    return torch.tensor([plan_prompt(lay_out(merge_turns(prompt)), grit.checkpoint.tokenizer).prompt_ids])
 
 
 def transformers_generate(grit: GritLM, prompt: str, **options: Any) -> list[int]:
@@ -62,13 +63,13 @@ def test_the_cache_outgrows_its_reserve_without_changing_a_token(grit: GritLM) -
 def test_end_of_text_ends_the_answer(grit: GritLM) -> None:
     """Whatever token comes third is declared the end of text: the answer must stop there."""
     free = grit.generate("hello", decoding=Decoding(max_new_tokens=6))
-    decoder = grit._loaded().scheduler._decoder
-    before = decoder._end_ids
-    decoder._end_ids = frozenset([free.token_ids[2]])
+    decoder = grit._loaded().decoder
+    before = decoder.end_ids
+    decoder.end_ids = frozenset([free.token_ids[2]])
     try:
         ended = grit.generate("hello", decoding=Decoding(max_new_tokens=6))
     finally:
-        decoder._end_ids = before
+        decoder.end_ids = before
     assert ended.finish_reason == "stop" and ended.token_ids == free.token_ids[:3]
     assert ended.text == grit.checkpoint.tokenizer.decode(free.token_ids[:2])
 

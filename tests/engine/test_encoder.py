@@ -14,7 +14,8 @@ from gritlm_package import load_reference
 from reference_attention import hidden_states
 
 from grit_integrations import ContextOverflowError, EmptyTextError, GritLM, OptionError, PromptError
-from grit_integrations.engine.encoder import Encoder, EncoderInput, bidirectional_view, pool
+from grit_integrations.engine.encoder import Encoder, bidirectional_view, pool
+from grit_integrations.prompts.requests import EncoderInput
 
 INSTRUCTION = "Given a question, retrieve passages that answer it"
 WORDS = ["the", "heart", "pumps", "blood", "through", "vessels", "while", "distant", "stars", "burn", "hydrogen"]
@@ -186,7 +187,7 @@ def test_bad_texts_are_refused_before_work_starts(
     def never(*_: Any) -> None:
         raise AssertionError("work was started")
 
-    monkeypatch.setattr(tiny._loaded().scheduler, "_submit", never)
+    monkeypatch.setattr(tiny._loaded().scheduler, "submit", never)
     with pytest.raises(error, match=words):
         tiny.embed_documents(texts)
 

@@ -20,7 +20,8 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 
-from grit_integrations import Decoding, GritError, GritLM, unload_all
+from grit_integrations import Decoding, GritError, GritLM, OptionError, unload_all
+from grit_integrations.engine.jobs import ENCODE, GENERATE, LANES
 
 SHORT = Decoding(max_new_tokens=12)
 
@@ -30,7 +31,7 @@ def idle(grit: GritLM, seconds: float = 5.0) -> bool:
     scheduler = grit._loaded().scheduler
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        if not scheduler._generates and not scheduler._encodes:
+        if not any(map(scheduler.jobs, LANES)):
             return True
         time.sleep(0.01)
     return False
@@ -57,7 +58,7 @@ def test_eight_threads_get_their_single_threaded_results(tiny: GritLM) -> None:
 
 
 def test_concurrent_embeds_share_batches(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = tiny._loaded().scheduler._encoder
+    encoder = tiny._loaded().encoder
     sizes: list[int] = []
     original = encoder.forward
     gate = threading.Event()
@@ -88,7 +89,7 @@ def test_a_query_does_not_wait_for_a_long_indexing_job(tiny: GritLM) -> None:
 
     thread = threading.Thread(target=index)
     thread.start()
-    while not tiny._loaded().scheduler._encodes:
+    while not tiny._loaded().scheduler.jobs(ENCODE):
         time.sleep(0.001)
     tiny.embed_queries(["short"])
     done.append("query")
@@ -100,7 +101,7 @@ def test_generation_and_embedding_take_turns(tiny: GritLM) -> None:
     stream = tiny.stream("hello", decoding=Decoding(max_new_tokens=500))
     next(stream)
     tiny.embed_documents(["a document"])  # finishes long before the 500 tokens are decoded
-    assert tiny._loaded().scheduler._generates
+    assert tiny._loaded().scheduler.jobs(GENERATE)
     assert stream.result().usage.completion_tokens == 500
 
 
@@ -149,13 +150,13 @@ async def test_the_event_loop_never_waits(tiny: GritLM) -> None:
 
 
 def test_an_error_reaches_only_its_caller(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = tiny._loaded().scheduler._decoder
+    decoder = tiny._loaded().decoder
     original = decoder._logits
 
-    def failing(row: Any) -> torch.Tensor:
-        if row.decoding.seed == 13 and len(row.token_ids) == 3:
+    def failing(record: Any) -> torch.Tensor:
+        if record.decoding.seed == 13 and len(record.token_ids) == 3:
             raise RuntimeError("out of memory, say")
-        return original(row)
+        return original(record)
 
     monkeypatch.setattr(decoder, "_logits", failing)
     bad = tiny.stream("hello", decoding=Decoding(max_new_tokens=20, temperature=1.0, seed=13))
@@ -173,7 +174,7 @@ def test_an_encoder_error_reaches_its_caller_and_the_worker_lives(
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiny._loaded().scheduler._encoder, "forward", failing)
+        patch.setattr(tiny._loaded().encoder, "forward", failing)
         with pytest.raises(RuntimeError, match="no memory"):
             tiny.embed_documents(["a"])
     assert tiny.embed_documents(["a"]).shape == (1, tiny.dim)

@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.options import CACHINGS, Caching
-from grit_integrations.prompts.formats import Message, Messages
+from grit_integrations.prompts.formats import Message, Messages, merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
-from grit_integrations.prompts.requests import Prompt, generation_plan
 from grit_integrations.results import Generation
 
 CASES = int(os.environ.get("GRIT_EXACT_CASES", "300"))
@@ -143,8 +142,7 @@ def test_what_other_prompts_left_changes_nothing(
 def test_every_mode_equals_one_dense_masked_pass(
     tiny: GritLM, messages: Messages, documents: list[str], mode: Caching
 ) -> None:
-    prompt = Prompt(messages=messages, documents=documents, caching=mode)
-    plan = generation_plan(tiny.checkpoint, prompt, max_new_tokens=1)
+    plan = tiny.prompt(messages, documents, caching=mode).plan
     _, logits = ask(tiny, None, messages, documents, decoding=Decoding(max_new_tokens=1), caching=mode)
     wanted = dense_logits(tiny.lm, plan)
     assert float((logits[0][0] - wanted).abs().max()) < 1e-4 * max(1.0, float(wanted.abs().max()))
@@ -155,7 +153,7 @@ def test_documents_found_in_a_message_equal_one_dense_masked_pass(tiny: GritLM, 
     document = "The heart pumps blood through the vessels of the body. " * 3
     message = f"Context:\n{document}\n\nQuestion: What pumps blood?"
     options: dict[str, Any] = {"decoding": Decoding(max_new_tokens=1), "caching": mode}
-    plan = plan_prompt(lay_out(message, caching=mode, known=[document]), tiny.checkpoint.tokenizer)
+    plan = plan_prompt(lay_out(merge_turns(message), caching=mode, known=[document]), tiny.checkpoint.tokenizer)
     _, logits = ask(tiny, None, message, known_documents=[document], **options)
     wanted = dense_logits(tiny.lm, plan)
     assert len(plan.blocks) == (2 if mode == "doc" else 1)
@@ -176,9 +174,7 @@ def test_doc_mode_is_the_reference_s_flow(tmp_path: Path) -> None:
     output = reference.model.generate(
         input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=16, do_sample=False, pad_token_id=0
     )
-    plan = generation_plan(
-        grit.checkpoint, Prompt(messages=query, documents=[document], caching="doc"), max_new_tokens=16
-    )
+    plan = grit.prompt(query, [document], caching="doc").plan
     assert list(plan.suffix) == ids[0].tolist() and plan.suffix[0] == 28705
     assert list(plan.blocks[0].ids) == reference.tokenizer(f"<|embed|>\n{document}").input_ids
     ours = grit.generate(query, [document], caching="doc", decoding=Decoding(max_new_tokens=16))

@@ -105,7 +105,7 @@ def reopened(
     """Answer from a store opened anew, with speeds written down by hand."""
     with KVCacheStore(path) as store:
         grit = make(store, CachePolicy(break_even=break_even))
-        hardware = grit._cache(grit._loaded())._space().hardware
+        hardware = grit._session().cache._space().hardware
         store.record_speed(hardware, prefill=prefill, load=load)
         return ask(grit, HEART, STARS), store
 
@@ -157,7 +157,7 @@ def test_speeds_are_measured_along_the_way(make: Make, tmp_path: Path) -> None:
     with KVCacheStore(tmp_path) as store:
         grit = make(store, CachePolicy(break_even="always"))
         again = ask(grit, long)
-        speeds = store.speeds(grit._cache(grit._loaded())._space().hardware)
+        speeds = store.speeds(grit._session().cache._space().hardware)
     assert speeds.prefill and speeds.load and again.cache.seconds_saved is not None
     assert again.timings.load > 0
 

@@ -28,8 +28,8 @@ async def test_batches_equal_single_calls(llm: GritLLM) -> None:
 def test_a_batch_runs_together(llm: GritLLM, tiny: GritLM, monkeypatch: Any) -> None:
     scheduler = tiny._loaded().scheduler
     together: list[int] = []
-    step = scheduler._decode_step
-    monkeypatch.setattr(scheduler, "_decode_step", lambda: (together.append(running(tiny)), step())[1])
+    advance = scheduler._advance
+    monkeypatch.setattr(scheduler, "_advance", lambda lane: (together.append(running(tiny)), advance(lane))[1])
     llm.batch(PROMPTS)
     assert max(together) == 3
 

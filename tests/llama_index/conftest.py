@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llama_index.core
@@ -13,8 +13,8 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.engine.decoder import Decoder
+from grit_integrations.engine.jobs import ENCODE, GENERATE
 from grit_integrations.engine.scheduler import Scheduler
-from grit_integrations.kv.reuse import Reuse
 from grit_integrations.llama_index import KVCacheEvent
 
 
@@ -60,13 +60,14 @@ def fresh(tiny: GritLM) -> Iterator[Callable[..., GritLM]]:
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Decoding]]:
     """Token ids and options of every generation that reaches a scheduler."""
     seen: list[tuple[list[int], Decoding]] = []
-    generate = Scheduler.generate
+    submit = Scheduler.submit
 
-    def recorded(self: Scheduler, reuse: Reuse, decoding: Decoding, **options: Any) -> Any:
-        seen.append((list(reuse.plan.prompt_ids), decoding))
-        return generate(self, reuse, decoding, **options)
+    def recorded(self: Scheduler, job: Any) -> Any:
+        if job.lane is GENERATE:
+            seen.append((list(job.reuse.plan.prompt_ids), job.decoding))
+        return submit(self, job)
 
-    monkeypatch.setattr(Scheduler, "generate", recorded)
+    monkeypatch.setattr(Scheduler, "submit", recorded)
     return seen
 
 
@@ -74,13 +75,14 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Decoding]]
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each encode request that reached a scheduler had."""
     seen: list[int] = []
-    encode = Scheduler.encode
+    submit = Scheduler.submit
 
-    def recorded(self: Scheduler, items: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        seen.append(len(items))
-        return encode(self, items, *args, **kwargs)
+    def recorded(self: Scheduler, job: Any) -> Any:
+        if job.lane is ENCODE:
+            seen.append(job.left)
+        return submit(self, job)
 
-    monkeypatch.setattr(Scheduler, "encode", recorded)
+    monkeypatch.setattr(Scheduler, "submit", recorded)
     return seen
 
 
@@ -113,4 +115,4 @@ def clean_settings() -> Iterator[None]:
 @pytest.fixture
 def running(tiny: GritLM) -> Callable[[], int]:
     """How many generations the tiny model's scheduler works on."""
-    return lambda: len(tiny._loaded().scheduler._generates)
+    return lambda: len(tiny._loaded().scheduler.jobs(GENERATE))

@@ -24,6 +24,7 @@ from pacemaker import assert_loop_stays_free
 from pydantic import BaseModel
 
 from grit_integrations import GritError, GritLM, OptionError
+from grit_integrations.engine.jobs import GENERATE
 from grit_integrations.llama_index import (
     GritChatEngine,
     GritEmbedding,
@@ -70,9 +71,9 @@ def index_of(grit: GritLM, texts: list[str] = DOCUMENTS, **fields: Any) -> Vecto
 
 def wait_until_idle(grit: GritLM) -> None:
     scheduler, deadline = grit._loaded().scheduler, time.monotonic() + 10
-    while scheduler._generates and time.monotonic() < deadline:
+    while scheduler.jobs(GENERATE) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not scheduler._generates
+    assert not scheduler.jobs(GENERATE)
 
 
 # GritSynthesizer

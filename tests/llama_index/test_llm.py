@@ -21,6 +21,7 @@ from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from pacemaker import assert_loop_stays_free
 
 from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, OptionError, PromptError
+from grit_integrations.engine.jobs import GENERATE
 from grit_integrations.llama_index import GritLLM
 
 Prompts = list[tuple[list[int], Decoding]]
@@ -308,7 +309,7 @@ def test_what_came_before_an_error_is_seen(llm: GritLLM) -> None:
     assert next(stream).text
     with pytest.raises(RuntimeError, match="the device is gone"):
         next(stream)
-    assert llm.grit._loaded().scheduler._generates == []
+    assert llm.grit._loaded().scheduler.jobs(GENERATE) == []
 
 
 def wait_until_idle(running: Callable[[], int]) -> None:

@@ -14,6 +14,7 @@ from grit_integrations.prompts.formats import (
     Segment,
     Special,
     embedding_header,
+    merge_turns,
     neutralise,
 )
 from grit_integrations.prompts.layout import lay_out
@@ -40,20 +41,22 @@ def test_embedding_header_has_the_golden_ids(tiny: GritLM) -> None:
 
 def test_chat_prompt_has_the_golden_ids(tiny: GritLM) -> None:
     tokenizer = tiny.checkpoint.tokenizer
-    assert list(plan_prompt(lay_out("hello"), tokenizer).prompt_ids) == [*USER_IDS, 21558, *ASSISTANT_IDS]
+    assert list(plan_prompt(lay_out(merge_turns("hello")), tokenizer).prompt_ids) == [*USER_IDS, 21558, *ASSISTANT_IDS]
     turns = [Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")]
-    ids = list(plan_prompt(lay_out(turns), tokenizer).prompt_ids)
+    ids = list(plan_prompt(lay_out(merge_turns(turns)), tokenizer).prompt_ids)
     after_eos = ids[ids.index(2) :]
     assert after_eos[:4] == [2, 28705, 13, 28789]  # the tokenizer puts a '▁' behind </s>, as in training
 
 
 def test_chat_prompt_renders_the_reference_format() -> None:
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
-    assert rendered(lay_out(turns)) == ("<s><|user|>\na\n<|assistant|>\nb</s>\n<|user|>\nc\n<|assistant|>\n")
+    assert rendered(lay_out(merge_turns(turns))) == (
+        "<s><|user|>\na\n<|assistant|>\nb</s>\n<|user|>\nc\n<|assistant|>\n"
+    )
 
 
 def test_system_turn_folds_into_the_first_user_turn() -> None:
-    prompt = lay_out([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    prompt = lay_out(merge_turns([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]))
     assert rendered(prompt) == "<s><|user|>\nBe brief.\n\nHi\n<|assistant|>\n"
 
 
@@ -69,12 +72,12 @@ def test_system_turn_folds_into_the_first_user_turn() -> None:
 def test_any_order_of_roles_is_accepted(roles: str, expected: str) -> None:
     names = {"s": "system", "u": "user", "a": "assistant"}
     messages = [{"role": names[role], "content": str(index)} for index, role in enumerate(roles)]
-    assert rendered(lay_out(messages)) == expected
+    assert rendered(lay_out(merge_turns(messages))) == expected
 
 
 def test_blank_turns_vanish() -> None:
     messages = [Message("user", "q"), Message("assistant", " "), Message("user", "r")]
-    assert rendered(lay_out(messages)) == "<s><|user|>\nq\n\nr\n<|assistant|>\n"
+    assert rendered(lay_out(merge_turns(messages))) == "<s><|user|>\nq\n\nr\n<|assistant|>\n"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_blank_turns_vanish() -> None:
 )
 def test_bad_messages_say_what_is_wrong(messages: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        lay_out(messages)  # type: ignore[arg-type]
+        lay_out(merge_turns(messages))  # type: ignore[arg-type]
 
 
 def test_neutralise_keeps_everything_else() -> None:

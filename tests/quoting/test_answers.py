@@ -16,7 +16,6 @@ from odd_texts import documents_lists
 
 from grit_integrations import Decoding, EmptyTextError, GritLM, KVCacheStore, OptionError, PromptError, Quoting
 from grit_integrations.options import CACHINGS, QUOTE_METHODS, Caching, QuoteMethod
-from grit_integrations.prompts.requests import Prompt, generation_plan
 from grit_integrations.quoting.sentences import pieces
 from grit_integrations.quoting.spans import Spans
 from grit_integrations.quoting.words import word_boundaries
@@ -154,8 +153,7 @@ def test_logprobs_are_the_models_own(tiny: GritLM) -> None:
 
 
 def prompt_ids(grit: GritLM, documents: list[str], question: str = "What pumps blood?") -> list[int]:
-    prompt = Prompt(messages=question, documents=documents, caching="off")
-    return list(generation_plan(grit.checkpoint, prompt, max_new_tokens=1).prompt_ids)
+    return list(grit.prompt(question, documents, caching="off").plan.prompt_ids)
 
 
 def brute_force(grit: GritLM, documents: list[str], longest: int, penalty: float) -> dict[tuple[int, ...], float]:

@@ -12,6 +12,7 @@ from checkpoints import write_checkpoint
 from passages import PASSAGES, QUERY, Make
 
 from grit_integrations import Decoding, GritLM
+from grit_integrations.engine.jobs import JUDGE, LANES
 from grit_integrations.errors import (
     EmptyTextError,
     GritError,
@@ -23,7 +24,7 @@ async def idle(grit: GritLM) -> bool:
     scheduler = grit._loaded().scheduler
     for _ in range(1000):
         calls = any(thread.name.startswith("grit-call") for thread in threading.enumerate())
-        if not (calls or scheduler._judges or scheduler._generates or scheduler._encodes):
+        if not (calls or any(map(scheduler.jobs, LANES))):
             return True
         await asyncio.sleep(0.01)
     return False
@@ -95,7 +96,7 @@ def test_unloading_ends_a_reranking(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=rank)
     thread.start()
-    while not scheduler._judges:
+    while not scheduler.jobs(JUDGE):
         thread.join(0.01)
     scheduler.close()
     thread.join(30)

@@ -10,14 +10,17 @@ import torch
 from checkpoints import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passages import write_order
 
 from grit_integrations import ContextOverflowError, Decoding, GritLM, RerankError
 from grit_integrations.engine.block_cache import BlockCache
+from grit_integrations.engine.generate_job import GenerateJob
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking import Reranking
 from grit_integrations.reranking.listwise import places
-from grit_integrations.reranking.permutations import listing, read_order, write_order
+from grit_integrations.reranking.order_constraint import OrderConstraint, Permutation
+from grit_integrations.reranking.permutations import listing, read_order
 from grit_integrations.reranking.wording import ranking_parts
 from grit_integrations.results import Generation
 
@@ -45,10 +48,16 @@ def generated(grit: GritLM, passages: list[str], **options: float) -> Generation
     tokenizer = grit.checkpoint.tokenizer
     permutation = listing(tokenizer, len(passages))
     decoding = Decoding(max_new_tokens=permutation.longest, **options)  # type: ignore[arg-type]
-    engine = grit._loaded()
-    reuse = grit._cache(engine).reuse(plan_prompt(ranking_parts(QUERY, passages), tokenizer), "off")
-    channel = engine.scheduler.generate(reuse, decoding, asked=0.0, permutation=permutation)
-    return GenerationStream(channel, engine).result()
+    return ordering(grit, passages, permutation, decoding).result()
+
+
+def ordering(grit: GritLM, passages: list[str], permutation: Permutation, decoding: Decoding) -> GenerationStream:
+    session = grit._session()
+    engine = session.engine
+    reuse = session.cache.reuse(plan_prompt(ranking_parts(QUERY, passages), session.tokenizer), "off")
+    constraint = OrderConstraint(permutation, engine.decoder.end_ids)
+    job = GenerateJob(engine.decoder, reuse, decoding, asked=0.0, constraint=constraint)
+    return GenerationStream(engine.scheduler.submit(job).channel, engine)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 12])
@@ -73,11 +82,7 @@ def test_whatever_is_sampled_is_an_order(grit: GritLM, count: int) -> None:
 def test_streamed_text_is_the_order(grit: GritLM) -> None:
     tokenizer = grit.checkpoint.tokenizer
     permutation = listing(tokenizer, 4)
-    engine = grit._loaded()
-    reuse = grit._cache(engine).reuse(plan_prompt(ranking_parts(QUERY, PASSAGES[:4]), tokenizer), "off")
-    decoding = Decoding(max_new_tokens=permutation.longest)
-    channel = engine.scheduler.generate(reuse, decoding, asked=0.0, permutation=permutation)
-    chunks = list(GenerationStream(channel, engine))
+    chunks = list(ordering(grit, PASSAGES[:4], permutation, Decoding(max_new_tokens=permutation.longest)))
     assert chunks[-1].generation is not None
     assert "".join(chunk.text for chunk in chunks) == chunks[-1].generation.text
     assert len(chunks) < len(chunks[-1].generation.token_ids)  # what is settled takes no step of its own
@@ -111,27 +116,27 @@ passages_lists = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(passages=passages_lists, window=st.integers(2, 5), step=st.integers(1, 4))
 def test_places_are_a_permutation(grit: GritLM, passages: list[str], window: int, step: int) -> None:
-    found = places(grit, QUERY, passages, listwise(window=window, step=min(step, window - 1)))
+    found = places(grit._session(), QUERY, passages, listwise(window=window, step=min(step, window - 1)))
     assert sorted(found) == list(range(len(passages)))
 
 
 def test_the_same_again(grit: GritLM) -> None:
     options = listwise(window=3, step=2)
-    assert places(grit, QUERY, PASSAGES, options) == places(grit, QUERY, PASSAGES, options)
+    assert places(grit._session(), QUERY, PASSAGES, options) == places(grit._session(), QUERY, PASSAGES, options)
 
 
 def test_nothing_is_kept_of_an_order(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
     reuse = BlockCache.reuse
     monkeypatch.setattr(BlockCache, "reuse", lambda self, plan, mode: kept.append(mode) or reuse(self, plan, mode))
-    places(GritLM.from_pretrained(tiny_path, caching="doc"), QUERY, PASSAGES, listwise())
+    places(GritLM.from_pretrained(tiny_path, caching="doc")._session(), QUERY, PASSAGES, listwise())
     assert kept == ["off"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_passage_is_not_asked_about(tiny_path: Path, count: int) -> None:
     grit = GritLM(tiny_path, dtype="float64")
-    assert places(grit, QUERY, PASSAGES[:count], listwise()) == list(range(count))
+    assert places(grit._session(), QUERY, PASSAGES[:count], listwise()) == list(range(count))
     assert not grit.is_loaded
 
 
@@ -152,7 +157,7 @@ def prompts_of(grit: GritLM, passages: list[str], settings: Reranking, monkeypat
         return reuse(self, plan, mode)  # type: ignore[arg-type]
 
     monkeypatch.setattr(BlockCache, "reuse", noted)
-    found = places(grit, QUERY, passages, settings)
+    found = places(grit._session(), QUERY, passages, settings)
     assert sorted(found) == list(range(len(passages)))
     assert all(length < grit.window for length in lengths)
     return lengths
@@ -173,7 +178,7 @@ def test_long_passages_share_the_room(
 def test_short_passages_leave_their_room_to_long_ones(narrow: GritLM, caplog: pytest.LogCaptureFixture) -> None:
     count = narrow.count_tokens("The heart pumps blood. " * 20)
     with caplog.at_level(logging.WARNING, logger="grit_integrations"):
-        places(narrow, QUERY, [*PASSAGES[:3], "The heart pumps blood. " * 20], listwise())
+        places(narrow._session(), QUERY, [*PASSAGES[:3], "The heart pumps blood. " * 20], listwise())
     assert count > 100 and not caplog.records
 
 
@@ -190,14 +195,14 @@ def test_a_limit_of_the_caller_cuts_silently(tiny: GritLM, caplog: pytest.LogCap
     long = [f"{passage} " * 300 for passage in PASSAGES]
     starts = [tiny.checkpoint.tokenizer.first_tokens(passage, 12) for passage in long]
     with caplog.at_level(logging.WARNING, logger="grit_integrations"):
-        limited = places(tiny, QUERY, long, listwise(passage_tokens=12))
-    assert limited == places(tiny, QUERY, starts, listwise()) and not caplog.records
+        limited = places(tiny._session(), QUERY, long, listwise(passage_tokens=12))
+    assert limited == places(tiny._session(), QUERY, starts, listwise()) and not caplog.records
 
 
 @pytest.mark.parametrize("words", [150, 190, 5000])
 def test_a_query_without_room_beside_it_is_refused(narrow: GritLM, words: int) -> None:
     with pytest.raises(ContextOverflowError, match=r"[Qq]uery"):
-        places(narrow, "word " * words, PASSAGES, listwise())
+        places(narrow._session(), "word " * words, PASSAGES, listwise())
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -205,4 +210,4 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         grit.lm.lm_head.weight.fill_(float("nan"))
     with pytest.raises(RerankError, match="float32"):
-        places(grit, QUERY, PASSAGES, listwise())
+        places(grit._session(), QUERY, PASSAGES, listwise())

@@ -9,13 +9,14 @@ import pytest
 from checkpoints import mistral_tokenizer_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from passages import write_order
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations import GritLM, OptionError
-from grit_integrations.engine.constraints import Permutation, PermutationConstraint
 from grit_integrations.prompts.tokenizer import PromptTokenizer
-from grit_integrations.reranking.permutations import listing, read_order, windows, write_order
+from grit_integrations.reranking.order_constraint import OrderConstraint, Permutation
+from grit_integrations.reranking.permutations import listing, read_order, windows
 
 END = 2
 
@@ -122,7 +123,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PromptTokenizer:
 def said(tokenizer: PromptTokenizer, count: int, choose: random.Random, end: int) -> tuple[list[int], str]:
     """Follow a constraint with a model that knows nothing."""
     permutation = listing(tokenizer, count)
-    constraint = PermutationConstraint(permutation, {end, end + 1})
+    constraint = OrderConstraint(permutation, {end, end + 1})
     ids: list[int] = []
     while not ids or ids[-1] != end:
         allowed = constraint.allowed(permutation.longest - len(ids))
@@ -167,7 +168,7 @@ def test_a_tokenizer_that_knows_no_brackets_is_refused() -> None:
 
 def test_items_that_begin_alike_are_told_apart() -> None:
     permutation = Permutation(((5,), (6, 7), (6, 8, 9)), ((5,), (6, 7), (6, 8, 9)))
-    constraint = PermutationConstraint(permutation, [END])
+    constraint = OrderConstraint(permutation, [END])
     for token, allowed in ((6, [5, 6]), (8, [7, 8]), (9, [9]), (6, [5, 6]), (7, [7]), (5, [5]), (END, [END])):
         assert constraint.allowed(99) == allowed
         constraint.advance(token)

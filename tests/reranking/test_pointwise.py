@@ -73,7 +73,7 @@ def test_a_score_does_not_depend_on_the_batch(tiny: GritLM, order: Order, monkey
     together = logits(tiny, QUERY, passages, order)
     one_by_one = [logits(tiny, QUERY, [passage], order)[0] for passage in passages]
     assert together == pytest.approx(one_by_one, abs=1e-5)
-    monkeypatch.setattr(tiny._loaded().scheduler._encoder, "batch_tokens", 200)
+    monkeypatch.setattr(tiny._loaded().encoder, "batch_tokens", 200)
     assert together == pytest.approx(logits(tiny, QUERY, passages, order), abs=1e-5)
 
 

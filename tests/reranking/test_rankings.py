@@ -26,8 +26,8 @@ def test_the_best_come_first_and_ties_stay(tiny: GritLM) -> None:
 def test_equal_passages_are_judged_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     grit, counts = make(), []
     scheduler = grit._loaded().scheduler
-    original = scheduler.judge
-    monkeypatch.setattr(scheduler, "judge", lambda *a, **o: (counts.append(len(a[0])), original(*a, **o))[1])
+    original = scheduler.submit
+    monkeypatch.setattr(scheduler, "submit", lambda job: (counts.append(job.left), original(job))[1])
     assert len(grit.rerank(QUERY, ["a", "b", "a", " ", "a"])) == 5
     assert counts == [2]
 

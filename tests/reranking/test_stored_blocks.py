@@ -83,10 +83,10 @@ def test_without_caching_nothing_is_kept_and_the_query_is_read_once(
 ) -> None:
     with KVCacheStore(None) as store:
         grit = make(store, caching="off")
-        prefill, read = grit._loaded().scheduler._prefill, []
+        prefill, read = grit._loaded().prefill, []
         original = prefill._compute
         monkeypatch.setattr(prefill, "_compute", lambda *given: (read.append(given), original(*given))[1])
-        monkeypatch.setattr(grit._loaded().scheduler._encoder, "batch_tokens", 200)  # several batches
+        monkeypatch.setattr(grit._loaded().encoder, "batch_tokens", 200)  # several batches
         grit.rerank(QUERY, PASSAGES, order="query-first")
         assert len(read) == 1 and store.stats().ram_blocks == 0
         grit.rerank(QUERY, PASSAGES, order="passage-first")

@@ -12,6 +12,7 @@ import pytest
 from langchain_core.documents import Document
 
 from grit_integrations import GritLM, KVCacheStore
+from grit_integrations.engine.jobs import GENERATE
 from grit_integrations.options import Caching
 
 
@@ -36,7 +37,7 @@ def cache_read(message: Any) -> int:
 
 def running(grit: GritLM) -> int:
     """How many generations the worker has in hand."""
-    return len(grit._loaded().scheduler._generates)
+    return len(grit._loaded().scheduler.jobs(GENERATE))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -55,7 +56,7 @@ async def await_until(condition: Callable[[], bool], seconds: float = 10) -> Non
 
 def break_at_step(monkeypatch: pytest.MonkeyPatch, grit: GritLM, step: int) -> None:
     """Let the decoder fail at its nth step from now on, as a device would."""
-    decoder = grit._loaded().scheduler._decoder
+    decoder = grit._loaded().decoder
     true_step, calls = decoder.step, Counter[str]()
 
     def failing(*args: Any) -> Any:

@@ -29,3 +29,8 @@ def logits(grit: GritLM, query: str, passages: Sequence[str], order: Order, **op
 
 def some_text(rng: random.Random, longest: int) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(1, longest))) + " end"
+
+
+def write_order(places: Sequence[int]) -> str:
+    """Return an order of passages as the text that a model is to write: `[2] > [1] > [3]`."""
+    return " > ".join(f"[{place + 1}]" for place in places)

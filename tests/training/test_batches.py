@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from grit_integrations import GritLM, Message
-from grit_integrations.prompts.formats import MARKERS
+from grit_integrations.prompts.formats import MARKERS, merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.training.batches import (
@@ -175,7 +175,7 @@ def test_ids_are_those_of_inference_on_the_mistral_vocabulary(tiny: GritLM) -> N
     encoder = PromptEncoder(tiny.checkpoint.tokenizer.hf)
     assert encoder.texts(["hello"]) == [[21558]]
     ids, labels = encoder.conversation(Text(("hello", "yo", "hello", "yo")))
-    layout = lay_out([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")])
+    layout = lay_out(merge_turns([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")]))
     prompt = list(plan_prompt(layout, tiny.checkpoint.tokenizer).prompt_ids)
     assert ids[: len(prompt)] == prompt
     answer = [*encoder.texts(["yo"])[0], 2]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from grit_integrations import Decoding, GritLM
 from grit_integrations.options import CACHINGS, Caching
+from grit_integrations.prompts.formats import merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import Plan, PlannedBlock, plan_prompt
 from grit_integrations.training.blocks import dense_prompt, pad_prompts
@@ -34,7 +35,7 @@ def test_predicts_what_inference_predicts_from_blocks(grit: GritLM, caching: Cac
     generation = grit.generate(QUESTION, documents, caching=caching, decoding=decoding)
     written = generation.token_ids
     tokenizer = grit.checkpoint.tokenizer
-    plan = plan_prompt(lay_out(QUESTION, documents, caching=caching), tokenizer)
+    plan = plan_prompt(lay_out(merge_turns(QUESTION), documents, caching=caching), tokenizer)
     batch = pad_prompts([dense_prompt(plan, written), dense_prompt(plan, (*written, *written))], pad=0)
     with torch.inference_mode():
         output = grit.lm(input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.seen, use_cache=False)

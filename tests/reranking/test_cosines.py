@@ -19,7 +19,7 @@ SETTINGS = Reranking(method="embedding")
 def test_scores_are_cosines(mini: GritLM) -> None:
     query = mini.embed_queries(["Which organ pumps blood?"], instruction="Find the passage")[0]
     found = scores(
-        mini,
+        mini._session(),
         "Which organ pumps blood?",
         PASSAGES,
         Reranking(method="embedding", instruction="Find the passage"),
@@ -31,23 +31,23 @@ def test_scores_are_cosines(mini: GritLM) -> None:
 
 def test_vectors_that_exist_are_used(mini: GritLM) -> None:
     vectors = mini.embed_documents(PASSAGES)
-    wanted = scores(mini, "What shines?", PASSAGES, SETTINGS, None)
+    wanted = scores(mini._session(), "What shines?", PASSAGES, SETTINGS, None)
     for given in (vectors, vectors.tolist(), 1e30 * vectors, vectors.astype(np.float64)):
-        assert np.allclose(scores(mini, "What shines?", ["x", "y", "z"], SETTINGS, given), wanted, atol=1e-5)
+        assert np.allclose(scores(mini._session(), "What shines?", ["x", "y", "z"], SETTINGS, given), wanted, atol=1e-5)
 
 
 def test_a_model_without_normalising_gives_cosines(mini: GritLM) -> None:
     plain = GritLM("grit-mini", normalize=False)
-    wanted = scores(mini, "What shines?", PASSAGES, SETTINGS, None)
-    assert np.allclose(scores(plain, "What shines?", PASSAGES, SETTINGS, None), wanted, atol=1e-5)
+    wanted = scores(mini._session(), "What shines?", PASSAGES, SETTINGS, None)
+    assert np.allclose(scores(plain._session(), "What shines?", PASSAGES, SETTINGS, None), wanted, atol=1e-5)
 
 
 def test_a_vector_of_zeros_is_near_to_nothing(mini: GritLM) -> None:
-    assert scores(mini, "What?", ["x"], SETTINGS, np.zeros((1, mini.dim))) == [0.0]
+    assert scores(mini._session(), "What?", ["x"], SETTINGS, np.zeros((1, mini.dim))) == [0.0]
 
 
 def test_nothing_in_nothing_out(mini: GritLM) -> None:
-    assert scores(mini, "What?", [], SETTINGS, None) == []
+    assert scores(mini._session(), "What?", [], SETTINGS, None) == []
 
 
 @pytest.mark.parametrize(
@@ -64,20 +64,20 @@ def test_nothing_in_nothing_out(mini: GritLM) -> None:
 )
 def test_wrong_vectors_are_refused(tiny: GritLM, vectors: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        scores(tiny, "What?", PASSAGES, SETTINGS, vectors)
+        scores(tiny._session(), "What?", PASSAGES, SETTINGS, vectors)
 
 
 def test_long_passages_lose_their_end(tiny: GritLM, caplog: pytest.LogCaptureFixture) -> None:
     long = "The heart pumps blood. " * 2000
     with caplog.at_level(logging.WARNING, logger="grit_integrations"):
-        limited = scores(tiny, "What?", [long], Reranking(method="embedding", passage_tokens=6), None)
+        limited = scores(tiny._session(), "What?", [long], Reranking(method="embedding", passage_tokens=6), None)
         assert not caplog.records
-        scores(tiny, "What?", [long], SETTINGS, None)
+        scores(tiny._session(), "What?", [long], SETTINGS, None)
     assert "was cut" in caplog.text
     start = tiny.checkpoint.tokenizer.first_tokens(long, 6)
-    assert np.allclose(limited, scores(tiny, "What?", [start], SETTINGS, None), atol=1e-5)
+    assert np.allclose(limited, scores(tiny._session(), "What?", [start], SETTINGS, None), atol=1e-5)
 
 
 def test_a_query_that_does_not_fit_is_refused(tiny: GritLM) -> None:
     with pytest.raises(ContextOverflowError):
-        scores(tiny, "what " * 5000, PASSAGES, SETTINGS, None)
+        scores(tiny._session(), "what " * 5000, PASSAGES, SETTINGS, None)

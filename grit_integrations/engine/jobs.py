@@ -1,0 +1,78 @@
+"""What the worker thread does: jobs that step themselves, and the lanes in which they wait."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """How jobs of one kind take turns. The worker goes round the lanes, so none starves another.
+
+    Attributes:
+        name: for people.
+        abreast: how many jobs of the lane go on in one round; later ones wait for a place.
+        shortest_first: whether the job with the least left goes first, else the oldest.
+    """
+
+    name: str
+    abreast: int = 1
+    shortest_first: bool = False
+
+
+ENCODE = Lane("encode", shortest_first=True)
+GENERATE = Lane("generate", abreast=8)  # each holds a cache of its own
+READ = Lane("read")
+JUDGE = Lane("judge", shortest_first=True)
+LANES = (ENCODE, GENERATE, READ, JUDGE)
+
+
+class Job(ABC):
+    """Work of one caller, done on the worker thread in steps.
+
+    A new kind of job is a subclass with a lane of those that there are, or one more of them.
+    """
+
+    lane: ClassVar[Lane]
+
+    @abstractmethod
+    def step(self, peers: Sequence[Job]) -> None:
+        """Go on by one step, and hand over what is finished.
+
+        Args:
+            peers: the other jobs of the lane, which may ride along.
+        """
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether nothing is left to do, be it done, failed, or not wanted any more."""
+
+    @property
+    def left(self) -> int:
+        """How much is left, in a unit that the lane's jobs share."""
+        return 0
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """Let the caller have `error`, unless it has gone."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Take the job back, and let go of a caller that waits."""
+
+
+def settle(future: Future[Any], result: Any) -> None:
+    """Give a future its result, unless it was cancelled or has one."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_result(result)
+
+
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Let a future fail, unless it was cancelled or has a result."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_exception(error)
