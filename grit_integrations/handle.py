@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import Self, Unpack
 
-from grit_integrations.engine.engine import Engine, shared_engine, unload_engine, unload_engines
+from grit_integrations.engine.engine import shared_engine, unload_engine, unload_engines
 from grit_integrations.engine.session import Session
-from grit_integrations.engine.settings import Settings, SettingsOptions
+from grit_integrations.engine.settings import Settings
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.loading.checkpoint import Checkpoint, digest_with_head
+from grit_integrations.loading.checkpoint import digest_with_head
 from grit_integrations.loading.sources import BUNDLED_NAME, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions
-from grit_integrations.options import Caching, Pooling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from grit_integrations.engine.engine import Engine
+    from grit_integrations.engine.settings import SettingsOptions
+    from grit_integrations.kv.store.store import KVCacheStore
+    from grit_integrations.loading.checkpoint import Checkpoint
+    from grit_integrations.options import Caching, Pooling
 
 
 class _Source:

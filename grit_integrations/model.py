@@ -7,27 +7,32 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from typing_extensions import Unpack
 
 from grit_integrations.engine.block_cache import total_report
 from grit_integrations.engine.calls import in_thread, wait
-from grit_integrations.engine.generate_job import ChunksJob, GenerateJob
+from grit_integrations.engine.generate_job import GenerateJob
 from grit_integrations.engine.read_job import ReadJob
-from grit_integrations.engine.session import Session
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.engine.vectors import Embedding, aembed, embed
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.handle import ModelHandle
-from grit_integrations.options import MODES, Caching, Decoding, Reranking, RerankingOptions
+from grit_integrations.options import MODES, Decoding, Reranking
 from grit_integrations.progress import progress_bar
-from grit_integrations.prompts.formats import Messages, check_characters
-from grit_integrations.prompts.plan import Plan
+from grit_integrations.prompts.formats import check_characters
 from grit_integrations.prompts.requests import Prompt, document_plan, prompt_of
 from grit_integrations.quoting.request import check_quotable, quoting_job
 from grit_integrations.reranking.rerank import rerank
-from grit_integrations.results import CacheReport, Generation, Ranked, Vectors
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.generate_job import ChunksJob
+    from grit_integrations.engine.session import Session
+    from grit_integrations.options import Caching, RerankingOptions
+    from grit_integrations.prompts.formats import Messages
+    from grit_integrations.prompts.plan import Plan
+    from grit_integrations.results import CacheReport, Generation, Ranked, Vectors
 
 
 class PromptOptions(TypedDict, total=False):

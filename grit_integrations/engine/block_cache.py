@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
-from grit_integrations.engine.encode_job import Keep
-from grit_integrations.engine.engine import Engine
-from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.keys import KeySpace, plan_keys
-from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.reuse import Reuse
-from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.options import Caching
 from grit_integrations.prompts.plan import Plan, PlannedBlock
-from grit_integrations.prompts.requests import EncoderInput
 from grit_integrations.results import CacheReport
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.encode_job import Keep
+    from grit_integrations.engine.engine import Engine
+    from grit_integrations.kv.blocks import KVBlock
+    from grit_integrations.kv.policy import CachePolicy
+    from grit_integrations.kv.store.store import KVCacheStore
+    from grit_integrations.options import Caching
+    from grit_integrations.prompts.requests import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from grit_integrations.results import Generation
+if TYPE_CHECKING:
+    from grit_integrations.results import Generation
 
 Allowed = (
     Sequence[int] | Tensor

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from grit_integrations.engine.constraints import Constraint, TextSource, restricted
+from grit_integrations.engine.constraints import restricted
 from grit_integrations.engine.detokenizer import Detokenizer
-from grit_integrations.engine.prefill import Prefill
 from grit_integrations.engine.record import Record
 from grit_integrations.engine.sampling import logits_processors, random_generator
 from grit_integrations.engine.stop_text import StopText
-from grit_integrations.kv.reuse import Reuse
-from grit_integrations.loading.weights import Weights
-from grit_integrations.options import Decoding
-from grit_integrations.prompts.tokenizer import PromptTokenizer
-from grit_integrations.results import FinishReason, Generation, GenerationChunk
+from grit_integrations.results import GenerationChunk
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.constraints import Constraint, TextSource
+    from grit_integrations.engine.prefill import Prefill
+    from grit_integrations.kv.reuse import Reuse
+    from grit_integrations.loading.weights import Weights
+    from grit_integrations.options import Decoding
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
+    from grit_integrations.results import FinishReason, Generation
 
 _RESERVE = 256  # new tokens that a cache has room for before it first doubles
 

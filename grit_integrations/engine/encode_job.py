@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.encoder import Encoder
 from grit_integrations.engine.jobs import ENCODE, Job, fail, settle
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.options import Pooling
-from grit_integrations.prompts.requests import EncoderInput
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.encoder import Encoder
+    from grit_integrations.options import Pooling
+    from grit_integrations.prompts.requests import EncoderInput
 
 Keep = Callable[[int, KVBlock], object]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import preallocated_cache
-from grit_integrations.loading.weights import Weights
-from grit_integrations.options import Pooling
-from grit_integrations.prompts.requests import EncoderInput
+
+if TYPE_CHECKING:
+    from grit_integrations.loading.weights import Weights
+    from grit_integrations.options import Pooling
+    from grit_integrations.prompts.requests import EncoderInput
 
 # Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
 # freed memory, and every layer pays for fresh pages.

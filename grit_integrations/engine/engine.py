@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,9 +12,12 @@ from grit_integrations.engine.encoder import Encoder
 from grit_integrations.engine.prefill import Prefill
 from grit_integrations.engine.scheduler import Scheduler
 from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.loading.weights import LoadOptions, Weights, load_weights
+from grit_integrations.loading.weights import load_weights
 from grit_integrations.prompts.verbatim import RecentDocuments
+
+if TYPE_CHECKING:
+    from grit_integrations.loading.checkpoint import Checkpoint
+    from grit_integrations.loading.weights import LoadOptions, Weights
 
 _MEMORY = "512MB"
 

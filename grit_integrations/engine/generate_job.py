@@ -6,14 +6,17 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grit_integrations.engine.channel import Channel
-from grit_integrations.engine.constraints import Constraint
-from grit_integrations.engine.decoder import Decoder, DecodingRow
 from grit_integrations.engine.jobs import GENERATE, Job
-from grit_integrations.kv.reuse import Reuse
-from grit_integrations.options import Decoding
-from grit_integrations.results import GenerationChunk
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.constraints import Constraint
+    from grit_integrations.engine.decoder import Decoder, DecodingRow
+    from grit_integrations.kv.reuse import Reuse
+    from grit_integrations.options import Decoding
+    from grit_integrations.results import GenerationChunk
 
 
 class ChunksJob(Job):

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grit_integrations.engine.encoder import Encoder
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import PreallocatedLayer, preallocated_cache
-from grit_integrations.kv.reuse import Reuse
 from grit_integrations.kv.rope import Rope
-from grit_integrations.prompts.plan import PlannedBlock
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.encoder import Encoder
+    from grit_integrations.kv.reuse import Reuse
+    from grit_integrations.prompts.plan import PlannedBlock
 
 
 @dataclass(slots=True)

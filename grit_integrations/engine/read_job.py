@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from grit_integrations.engine.jobs import READ, Job, fail, settle
-from grit_integrations.engine.prefill import Prefill, Reading
-from grit_integrations.kv.reuse import Reuse
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.prefill import Prefill, Reading
+    from grit_integrations.kv.reuse import Reuse
 
 
 class ReadJob(Job):

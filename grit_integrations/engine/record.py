@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.prefill import Reading
-from grit_integrations.options import Decoding
-from grit_integrations.prompts.tokenizer import PromptTokenizer
-from grit_integrations.results import FinishReason, Generation, Timings, TokenLogprob, Usage
+from grit_integrations.results import Generation, Timings, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.prefill import Reading
+    from grit_integrations.options import Decoding
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
+    from grit_integrations.results import FinishReason
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import (
     LogitsProcessorList,
@@ -11,7 +13,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from grit_integrations.options import Decoding
+if TYPE_CHECKING:
+    from grit_integrations.options import Decoding
 
 
 def logits_processors(decoding: Decoding) -> LogitsProcessorList:

@@ -8,11 +8,14 @@ import queue
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from grit_integrations.engine.calls import note_work
-from grit_integrations.engine.jobs import LANES, Job, Lane
+from grit_integrations.engine.jobs import LANES, Job
 from grit_integrations.errors import GritError
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.jobs import Lane
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 

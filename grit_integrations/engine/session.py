@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from grit_integrations.engine.block_cache import BlockCache
-from grit_integrations.engine.engine import Engine
-from grit_integrations.engine.settings import Settings
-from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.loading.weights import LoadOptions
 from grit_integrations.options import Pooling
-from grit_integrations.prompts.tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.engine import Engine
+    from grit_integrations.engine.settings import Settings
+    from grit_integrations.loading.checkpoint import Checkpoint
+    from grit_integrations.loading.weights import LoadOptions
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)

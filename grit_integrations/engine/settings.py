@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.options import POOLINGS, Caching, Pooling, check_caching
+from grit_integrations.options import POOLINGS, check_caching
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.store.store import KVCacheStore
+    from grit_integrations.options import Caching, Pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

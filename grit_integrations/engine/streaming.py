@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from grit_integrations.engine.channel import Channel
-from grit_integrations.results import Generation, GenerationChunk
+if TYPE_CHECKING:
+    from grit_integrations.engine.channel import Channel
+    from grit_integrations.results import Generation, GenerationChunk
 
 
 class GenerationStream:

@@ -8,12 +8,15 @@ each token see what it would see in a prompt of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grit_integrations.kv.cache import RowsCache
-from grit_integrations.loading.weights import Weights
+
+if TYPE_CHECKING:
+    from grit_integrations.loading.weights import Weights
 
 
 def rows_cache(weights: Weights, prefixes: Sequence[int], tails: Sequence[int]) -> RowsCache:

@@ -6,20 +6,24 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from grit_integrations.engine.calls import wait
-from grit_integrations.engine.encode_job import EncodeJob, Keep
-from grit_integrations.engine.session import Session
+from grit_integrations.engine.encode_job import EncodeJob
 from grit_integrations.errors import GritError
 from grit_integrations.options import MODES
 from grit_integrations.progress import progress_bar
-from grit_integrations.prompts.requests import EncoderInput, embedding_inputs
-from grit_integrations.results import Vectors
+from grit_integrations.prompts.requests import embedding_inputs
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.encode_job import Keep
+    from grit_integrations.engine.session import Session
+    from grit_integrations.prompts.requests import EncoderInput
+    from grit_integrations.results import Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,20 +6,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grit_integrations.engine.encoder import Encoder
 from grit_integrations.engine.jobs import JUDGE, Job, fail, settle
-from grit_integrations.engine.prefill import Prefill, Reading
+from grit_integrations.engine.prefill import Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
-from grit_integrations.kv.cache import PreallocatedLayer, RowsCache
-from grit_integrations.kv.reuse import Reuse
+from grit_integrations.kv.cache import PreallocatedLayer
 from grit_integrations.loading.attention import check_takes_masks
-from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.prompts.plan import PlannedBlock
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.encoder import Encoder
+    from grit_integrations.engine.prefill import Prefill
+    from grit_integrations.kv.cache import RowsCache
+    from grit_integrations.kv.reuse import Reuse
+    from grit_integrations.prompts.plan import Plan
 
 # Tokens, padding included, whose keys and values are held at once for a batch of prompts.
 CACHED_TOKENS = {"cpu": 8192, "cuda": 32768}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from transformers.cache_utils import Cache
 
 from grit_integrations.errors import CacheCorruptError
 from grit_integrations.kv.cache import PreallocatedLayer
-from grit_integrations.kv.rope import Rope
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.rope import Rope
 
 Precision = Literal["native", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -93,28 +94,6 @@ class KVBlock:
             token_ids=self.token_ids[start:stop],
             position=self.position + start,
             value_scales=scales,
-        )
-
-    @staticmethod
-    def concatenate(blocks: Sequence[KVBlock]) -> KVBlock:
-        """Join blocks whose positions follow each other.
-
-        Raises:
-            ValueError: no blocks, quantised ones (their key scales differ), or a gap between positions.
-        """
-        if not blocks or any(block.precision != "native" for block in blocks):
-            raise ValueError("Only native blocks can be joined, and at least one. Dequantise them first.")
-        for before, after in pairwise(blocks):
-            if after.position != before.position + len(before):
-                raise ValueError(
-                    f"A block at position {after.position} cannot follow one that ends at "
-                    f"{before.position + len(before)}. Shift it there first."
-                )
-        return replace(
-            blocks[0],
-            keys=torch.cat([block.keys for block in blocks], dim=2),
-            values=torch.cat([block.values for block in blocks], dim=2),
-            token_ids=tuple(token for block in blocks for token in block.token_ids),
         )
 
     def shifted(self, position: int, rope: Rope) -> KVBlock:

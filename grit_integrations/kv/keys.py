@@ -6,8 +6,12 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
 
-from grit_integrations.prompts.plan import Pattern, Plan, PlannedBlock
+from grit_integrations.prompts.plan import PlannedBlock
+
+if TYPE_CHECKING:
+    from grit_integrations.prompts.plan import Pattern, Plan
 
 FORMAT = "grit-kv-1"
 

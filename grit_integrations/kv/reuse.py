@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.keys import KeySpace, plan_keys
-from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.options import Caching
-from grit_integrations.prompts.plan import Plan, PlannedBlock
+from grit_integrations.kv.keys import plan_keys
+from grit_integrations.prompts.plan import PlannedBlock
 from grit_integrations.results import CacheReport
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.blocks import KVBlock
+    from grit_integrations.kv.keys import KeySpace
+    from grit_integrations.kv.policy import CachePolicy
+    from grit_integrations.kv.store.store import KVCacheStore
+    from grit_integrations.options import Caching
+    from grit_integrations.prompts.plan import Plan
 
 _MEASURABLE = 128  # tokens of a block from which a speed can be told
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import ModelLoadError
-from grit_integrations.loading.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from grit_integrations.loading.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 _said: set[str] = set()

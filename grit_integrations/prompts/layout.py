@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import PromptError
-from grit_integrations.options import MODES, Caching
+from grit_integrations.options import MODES
 from grit_integrations.prompts.formats import (
     AFTER_DOCUMENTS,
     AFTER_QUERY,
@@ -23,7 +24,11 @@ from grit_integrations.prompts.formats import (
     Segment,
     Special,
 )
-from grit_integrations.prompts.verbatim import Span, find_verbatim
+from grit_integrations.prompts.verbatim import find_verbatim
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Caching
+    from grit_integrations.prompts.verbatim import Span
 
 Parts = list[Part]
 

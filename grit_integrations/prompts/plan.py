@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from grit_integrations.prompts.formats import Cut, Embedded, Part, Segment, Text, embedding_header
-from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.prompts.formats import Cut, Embedded, Segment, embedding_header
+
+if TYPE_CHECKING:
+    from grit_integrations.prompts.formats import Part, Text
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 Pattern = Literal["causal", "bidirectional"]
 

@@ -9,20 +9,27 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, PromptError
-from grit_integrations.options import Caching, check_caching
+from grit_integrations.options import check_caching
 from grit_integrations.prompts.formats import (
-    Message,
-    Messages,
     check_characters,
     check_text,
     embedding_header,
     merge_turns,
 )
 from grit_integrations.prompts.layout import lay_out, lay_out_documents
-from grit_integrations.prompts.plan import Plan, plan_blocks, plan_prompt
-from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.prompts.plan import plan_blocks, plan_prompt
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Caching
+    from grit_integrations.prompts.formats import (
+        Message,
+        Messages,
+    )
+    from grit_integrations.prompts.plan import Plan
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 

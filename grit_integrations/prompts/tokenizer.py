@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
-from grit_integrations.prompts.formats import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, Text, neutralise
+from grit_integrations.prompts.formats import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, neutralise
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
+
+    from grit_integrations.prompts.formats import Text
 
 # Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and 8x7B use (gritlm, llama.cpp and vLLM agree on them).
 MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {

@@ -6,12 +6,16 @@ Where `span_search` finds the best of all spans, this compares a few whole ones.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grit_integrations.quoting.branches import Branch
-from grit_integrations.quoting.spans import Found, Spans, WholeQuote
+from grit_integrations.quoting.spans import Found
+
+if TYPE_CHECKING:
+    from grit_integrations.quoting.spans import Spans, WholeQuote
 
 _TOKENS = 512  # in one pass
 

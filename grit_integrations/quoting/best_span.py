@@ -11,12 +11,16 @@ import heapq
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grit_integrations.quoting.branches import Branch
-from grit_integrations.quoting.spans import Found, Place, Spans, SpanState
+from grit_integrations.quoting.spans import Found
+
+if TYPE_CHECKING:
+    from grit_integrations.quoting.spans import Place, Spans, SpanState
 
 _FIRST_TOKENS = 32  # in the first pass: few, so that a good span is known before much is read
 _TOKENS = 128  # in each later one

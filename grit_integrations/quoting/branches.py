@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from grit_integrations.kv.cache import PreallocatedLayer
-from grit_integrations.loading.weights import Weights
+
+if TYPE_CHECKING:
+    from grit_integrations.loading.weights import Weights
 
 
 @dataclass(eq=False, slots=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from grit_integrations.engine.constraints import Constraint
-from grit_integrations.options import Quoting
-from grit_integrations.quoting.spans import Place, Spans, SpanState
-from grit_integrations.results import Generation, Quote
+from grit_integrations.results import Quote
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Quoting
+    from grit_integrations.quoting.spans import Place, Spans, SpanState
+    from grit_integrations.results import Generation
 
 
 class SpanConstraint(Constraint):

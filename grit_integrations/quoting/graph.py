@@ -13,9 +13,12 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from grit_integrations.prompts.tokenizer import PromptTokenizer, Spelling
 from grit_integrations.quoting.words import word_boundaries
+
+if TYPE_CHECKING:
+    from grit_integrations.prompts.tokenizer import PromptTokenizer, Spelling
 
 _WINDOW = 48  # characters in which a head must find into its document's tokens
 

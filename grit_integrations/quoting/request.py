@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from grit_integrations.engine.generate_job import ChunksJob, GenerateJob
-from grit_integrations.engine.session import Session
+from grit_integrations.engine.generate_job import GenerateJob
 from grit_integrations.engine.vectors import Unkept
 from grit_integrations.errors import OptionError
-from grit_integrations.options import Decoding, Quoting
-from grit_integrations.prompts.requests import Prompt
-from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.quoting.constraint import SpanConstraint
 from grit_integrations.quoting.graph import Region
 from grit_integrations.quoting.nearest import all_runs, best_regions
 from grit_integrations.quoting.search_job import QuoteSearchJob
 from grit_integrations.quoting.spans import Spans, whole
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.generate_job import ChunksJob
+    from grit_integrations.engine.session import Session
+    from grit_integrations.options import Decoding, Quoting
+    from grit_integrations.prompts.requests import Prompt
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 _LONG_WORD = 4  # letters; shorter ones, such as "of" and "the", stand in every question
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.engine import Engine
 from grit_integrations.engine.generate_job import ChunksJob
 from grit_integrations.engine.record import Record
-from grit_integrations.kv.reuse import Reuse
 from grit_integrations.loading.attention import check_takes_masks
-from grit_integrations.options import Decoding, Quoting
 from grit_integrations.quoting.best_sentence import SentenceSearch
 from grit_integrations.quoting.best_span import SpanSearch
 from grit_integrations.quoting.branches import Branch, TreeReader
 from grit_integrations.quoting.constraint import quote_at
-from grit_integrations.quoting.spans import Spans
 from grit_integrations.results import GenerationChunk
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.engine import Engine
+    from grit_integrations.kv.reuse import Reuse
+    from grit_integrations.options import Decoding, Quoting
+    from grit_integrations.quoting.spans import Spans
 
 
 @dataclass(frozen=True, slots=True)

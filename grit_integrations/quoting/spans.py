@@ -14,11 +14,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import PromptError
-from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.quoting.graph import Region, SpanGraph
 from grit_integrations.quoting.words import word_boundaries
+
+if TYPE_CHECKING:
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 _FIRST_WORD = re.compile(r"\W*(\w+)")
 

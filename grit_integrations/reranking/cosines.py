@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from grit_integrations.engine.session import Session
 from grit_integrations.engine.vectors import Embedding, embed
 from grit_integrations.errors import OptionError
-from grit_integrations.options import Reranking
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.session import Session
+    from grit_integrations.options import Reranking
 
 
 def scores(

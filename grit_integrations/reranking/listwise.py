@@ -11,18 +11,23 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grit_integrations.engine.generate_job import GenerateJob
-from grit_integrations.engine.session import Session
 from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.errors import ContextOverflowError, RerankError
-from grit_integrations.options import Decoding, Reranking
-from grit_integrations.prompts.plan import Plan, plan_prompt
-from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.options import Decoding
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking.order_constraint import OrderConstraint
 from grit_integrations.reranking.permutations import listing, read_order, windows
 from grit_integrations.reranking.wording import ranking_parts
-from grit_integrations.results import Generation
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.session import Session
+    from grit_integrations.options import Reranking
+    from grit_integrations.prompts.plan import Plan
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
+    from grit_integrations.results import Generation
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import OptionError, PromptError
-from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.reranking.order_constraint import Permutation
+
+if TYPE_CHECKING:
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 _FIRST, _LATER = "[{}]", " > [{}]"
 _IDENTIFIER = re.compile(r"\[\s*([0-9]{1,9})\s*\]")  # not \d, which is a digit of any script

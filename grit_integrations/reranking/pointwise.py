@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grit_integrations.engine.calls import wait
-from grit_integrations.engine.session import Session
 from grit_integrations.engine.verdicts import JudgeJob
 from grit_integrations.errors import ContextOverflowError, ModelLoadError
-from grit_integrations.loading.checkpoint import Checkpoint
-from grit_integrations.options import ORDERS, Order, Reranking, Score
+from grit_integrations.options import ORDERS
 from grit_integrations.progress import progress_bar
-from grit_integrations.prompts.plan import Plan, plan_prompt
+from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.session import Session
+    from grit_integrations.loading.checkpoint import Checkpoint
+    from grit_integrations.options import Order, Reranking, Score
+    from grit_integrations.prompts.plan import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from grit_integrations.engine.session import Session
 from grit_integrations.errors import OptionError, PromptError, RerankError
-from grit_integrations.options import Reranking
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.reranking import cosines, listwise, pointwise
 from grit_integrations.reranking.ranking import in_order
 from grit_integrations.results import Ranked
+
+if TYPE_CHECKING:
+    from grit_integrations.engine.session import Session
+    from grit_integrations.options import Reranking
 
 
 def rerank(

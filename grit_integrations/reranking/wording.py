@@ -9,11 +9,15 @@ turn is folded into the only user turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import OptionError
-from grit_integrations.options import Order
-from grit_integrations.prompts.formats import ASSISTANT, USER, Cut, Embedded, Part, Segment, Special
-from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.prompts.formats import ASSISTANT, USER, Cut, Embedded, Segment, Special
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Order
+    from grit_integrations.prompts.formats import Part
+    from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 YES, NO = " yes", " no"  # behind "Answer:", so with their space
 ANSWER = "Answer:"  # what the reference puts into the assistant's mouth

@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from grit_integrations.errors import CacheCorruptError, CacheError
-from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.store.files import (
-    OpenedFile,
-    Stamp,
     check_file,
     file_name,
     key_of,
@@ -27,10 +24,20 @@ from grit_integrations.kv.store.files import (
     write_file,
 )
 from grit_integrations.kv.store.folder import Folder
-from grit_integrations.kv.store.index import Index, Row, Totals
-from grit_integrations.kv.store.ram import Job, Worker
+from grit_integrations.kv.store.index import Index, Row
 from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
-from grit_integrations.kv.store.stats import Tally, Verification
+from grit_integrations.kv.store.stats import Verification
+from grit_integrations.kv.store.worker import Task, Worker
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.blocks import KVBlock
+    from grit_integrations.kv.policy import Speeds
+    from grit_integrations.kv.store.files import (
+        OpenedFile,
+        Stamp,
+    )
+    from grit_integrations.kv.store.index import Totals
+    from grit_integrations.kv.store.stats import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ _PATIENCE = 10.0  # seconds that background work waits for another process's tra
 _HASTE = 0.25  # seconds that an answer waits for one
 _MOST_USES = 256  # uses that wait to be noted in the index
 _USES_AGE = 5.0  # seconds that they wait at most, while there are more
-_TOUCH = "touch"  # names the job that notes uses; no block has such a key
+_TOUCH = "touch"  # names the task that notes uses; no block has such a key
 
 
 class Disk:
@@ -101,8 +108,8 @@ class Disk:
 
     def save(self, key: str, block: KVBlock) -> bool:
         """Queue a block to be written; False if too much waits."""
-        job = Job(partial(self._save, key, block, time.time_ns()), block, block.nbytes)
-        return self.writer.submit(key, job)
+        task = Task(partial(self._save, key, block, time.time_ns()), block, block.nbytes)
+        return self.writer.submit(key, task)
 
     def touch(self, key: str) -> None:
         """Note a use; the index learns of it later."""
@@ -114,7 +121,7 @@ class Disk:
             waited = time.monotonic() - self._uses_since
             due = len(self._uses) >= _MOST_USES or waited > _USES_AGE
         if due:
-            self.writer.submit(_TOUCH, Job(lambda _: self.note_uses()))
+            self.writer.submit(_TOUCH, Task(lambda _: self.note_uses()))
 
     def note_uses(self) -> None:
         """Write the uses that wait into the index. Losing them costs the order of eviction only."""
@@ -198,10 +205,10 @@ class Disk:
 
     # Writing, on the writer's thread
 
-    def _save(self, key: str, block: KVBlock, put_at: int, job: Job) -> None:
+    def _save(self, key: str, block: KVBlock, put_at: int, task: Task) -> None:
         try:
-            if not job.cancelled and not self._has(key):
-                self._write(key, block, put_at, job)
+            if not task.cancelled and not self._has(key):
+                self._write(key, block, put_at, task)
         except (*FAULTS, RuntimeError) as error:  # RuntimeError: what torch raises when a device is out of memory
             self._tally.add("write_failures")
             failure = as_cache_error(error, self._folder.root)
@@ -216,16 +223,16 @@ class Disk:
         row = self._back.find(key)
         return row is not None and self._folder.path(row.file).exists()
 
-    def _write(self, key: str, block: KVBlock, put_at: int, job: Job) -> None:
+    def _write(self, key: str, block: KVBlock, put_at: int, task: Task) -> None:
         temporary = self._folder.temporary()
         try:
             digest, size = write_file(temporary, key, self._namespace, block)
             row = Row(key, file_name(key, digest), size, len(block), self._namespace, put_at, put_at)
-            with self._commit:  # a deletion happens before, and cancels the job, or after, and deletes the file
+            with self._commit:  # a deletion happens before, and cancels the task, or after, and deletes the file
                 if size > self.max_bytes:
                     self._tally.add("too_large")
                     self._fail(too_large(size, self.max_bytes))
-                elif not job.cancelled:
+                elif not task.cancelled:
                     self._register(temporary, row)
         finally:
             with suppress(OSError):

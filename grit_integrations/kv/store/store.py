@@ -11,18 +11,24 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import CacheCorruptError, CacheError, CacheFullError, OptionError
-from grit_integrations.kv.blocks import PRECISIONS, KVBlock, Precision
+from grit_integrations.kv.blocks import PRECISIONS
 from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
 from grit_integrations.kv.store.disk import Disk
 from grit_integrations.kv.store.files import is_key
+from grit_integrations.kv.store.forks import reopen_in_children
 from grit_integrations.kv.store.index import Totals
-from grit_integrations.kv.store.ram import Entry, Job, RamTier, Tiers, close_tiers
+from grit_integrations.kv.store.ram import Entry, RamTier
 from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
 from grit_integrations.kv.store.stats import COUNTED, StoreStats, Tally, Verification
+from grit_integrations.kv.store.tiers import Tiers, close_tiers
+from grit_integrations.kv.store.worker import Task
+
+if TYPE_CHECKING:
+    from grit_integrations.kv.blocks import KVBlock, Precision
 
 _log = logging.getLogger(__name__)
 _MOST_MISSES = 50_000
@@ -73,7 +79,7 @@ class KVCacheStore:
         self._tiers: Tiers | None = None
         self._opening = threading.RLock()
         self._open()
-        _STORES.add(self)
+        reopen_in_children(self)
 
     @property
     def path(self) -> Path | None:
@@ -142,7 +148,7 @@ class KVCacheStore:
         """Return for each key whether its block is in RAM, queued or on disk."""
         if (tiers := self._open()) is None:
             return [False] * len(keys)
-        near = {key for key in keys if self._in_memory(tiers, key)}
+        near = {key for key in keys if tiers.in_memory(key)}
         with self._recovering("read_failures"):
             if tiers.disk is not None and len(near) < len(keys):
                 near |= tiers.disk.known(keys)
@@ -151,7 +157,7 @@ class KVCacheStore:
     def disk_bytes(self, key: str) -> int | None:
         """Return the bytes that would have to be read from the disk; None if none would, or there is no such block."""
         tiers = self._open()
-        if tiers is not None and tiers.disk is not None and not self._in_memory(tiers, key):
+        if tiers is not None and tiers.disk is not None and not tiers.in_memory(key):
             with self._recovering("read_failures"):
                 return tiers.disk.file_bytes(key)
         return None
@@ -162,8 +168,8 @@ class KVCacheStore:
         if tiers is None or tiers.disk is None:
             return
         for key in keys:
-            if not self._in_memory(tiers, key):
-                tiers.loader.submit(key, Job(partial(tiers.prefetch, key)))
+            if not tiers.in_memory(key):
+                tiers.loader.submit(key, Task(partial(tiers.prefetch, key)))
 
     def admit(self, key: str, after: int) -> bool:
         """Count one more miss of a key, by any process; return whether it was missed `after` times by now."""
@@ -295,31 +301,15 @@ class KVCacheStore:
         """Return what was measured for a model, by any process."""
         if (tiers := self._open()) is None:
             return Speeds()
-        near = tiers.speeds.get(model, Speeds())
-        if tiers.disk is None or (near.prefill and near.load):
-            return near
-        found = Speeds()
         with self._recovering("read_failures"):
-            found = tiers.disk.speeds(model)
-        return Speeds(found.prefill or near.prefill, found.load or near.load)
+            return tiers.known_speeds(model)
+        return tiers.speeds.get(model, Speeds())
 
     def record_speed(self, model: str, *, prefill: float | None = None, load: float | None = None) -> None:
         """Keep a first measurement: tokens a second computed, bytes a second read. Later ones change nothing."""
-        if (tiers := self._open()) is None:
-            return
-        measured = {name: value for name, value in (("prefill", prefill), ("load", load)) if value and value > 0}
-        known = self.speeds(model)
-        new = {name: value for name, value in measured.items() if getattr(known, name) is None}
-        if not new:
-            return
-        with tiers.lock:
-            near = tiers.speeds.get(model, Speeds())
-            tiers.speeds[model] = Speeds(
-                known.prefill or near.prefill or new.get("prefill"), known.load or near.load or new.get("load")
-            )
-        if tiers.disk is not None and tiers.disk.writable:
+        if (tiers := self._open()) is not None:
             with self._recovering("write_failures"):
-                tiers.disk.record_speeds(model, new)
+                tiers.record_speeds(model, prefill=prefill, load=load)
 
     # Inside
 
@@ -362,11 +352,6 @@ class KVCacheStore:
                     self._tiers = tiers
         return self._tiers
 
-    def _in_memory(self, tiers: Tiers, key: str) -> bool:
-        if tiers.ram.get(key, use=False) is not None:
-            return True
-        return tiers.disk is not None and tiers.disk.writer.block(key) is not None
-
     def _queue(self, tiers: Tiers, key: str, block: KVBlock, nbytes: int) -> bool:
         if tiers.disk is None or not tiers.disk.writable:
             raise CacheError(f"{self._path} cannot be written to. Blocks stay in RAM; make it writable to keep them.")
@@ -390,6 +375,13 @@ class KVCacheStore:
                 deleted |= tiers.disk.delete(chosen, namespace)
         return len(deleted)
 
+    def leave_to_parent(self) -> Tiers | None:
+        """Open anew in this forked child; return what must not be closed here."""
+        tiers = self._tiers
+        self._finalizer.detach()
+        self._tiers, self._opening = None, threading.RLock()
+        return tiers
+
     @contextmanager
     def _raising(self) -> Iterator[None]:
         try:
@@ -412,23 +404,6 @@ class KVCacheStore:
                     _log.warning("%s", found)
             if self._strict:
                 raise found from error
-
-
-_STORES: weakref.WeakSet[KVCacheStore] = weakref.WeakSet()
-_OF_PARENT: list[Tiers] = []
-
-
-def _leave_to_parent() -> None:
-    """Make stores open anew in a forked child: sqlite connections, threads and locks are the parent's."""
-    for store in list(_STORES):
-        if store._tiers is not None:
-            _OF_PARENT.append(store._tiers)  # never closed here: sqlite forbids that in the child
-        store._finalizer.detach()
-        store._tiers, store._opening = None, threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _check_namespace(namespace: str) -> None:
