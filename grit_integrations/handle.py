@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from typing_extensions import Self, Unpack
 
 from grit_integrations.engine.engine import shared_engine, unload_engine, unload_engines
+from grit_integrations.engine.model_settings import ModelSettings
 from grit_integrations.engine.session import Session
-from grit_integrations.engine.settings import Settings
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.loading.checkpoint import digest_with_head
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grit_integrations.engine.engine import Engine
-    from grit_integrations.engine.settings import SettingsOptions
+    from grit_integrations.engine.model_settings import ModelSettingsOptions
     from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.loading.checkpoint import Checkpoint
     from grit_integrations.options import Caching, Pooling
@@ -79,7 +79,7 @@ class ModelHandle:
     """
 
     _source: _Source
-    _settings: Settings
+    _settings: ModelSettings
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ModelHandle:
         kv_store: KVCacheStore | None = None,
         cache_policy: CachePolicy | None = None,
     ) -> None:
-        settings = Settings(
+        settings = ModelSettings(
             pooling=pooling,
             normalize=normalize,
             truncate_dim=truncate_dim,
@@ -144,7 +144,7 @@ class ModelHandle:
         with _named_lock:
             return cast(Self, _named.setdefault(key, cls(source, **options)))
 
-    def with_options(self, **changes: Unpack[SettingsOptions]) -> Self:
+    def with_options(self, **changes: Unpack[ModelSettingsOptions]) -> Self:
         """Return another handle on the same weights, with some settings changed; this one stays as it is.
 
         Args:
@@ -161,7 +161,7 @@ class ModelHandle:
             >>> short.embed_queries(["What pumps blood?"]).shape, short.lm is grit.lm
             ((1, 8), True)
         """
-        known = [setting.name for setting in fields(Settings)]
+        known = [setting.name for setting in fields(ModelSettings)]
         for name in changes:
             if name not in known:
                 raise OptionError.unknown(name, known)
@@ -212,7 +212,7 @@ class ModelHandle:
         return self._source.load_options
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ModelSettings:
         """What may differ between handles on these weights."""
         return self._settings
 
@@ -288,7 +288,7 @@ class ModelHandle:
     def __deepcopy__(self, memo: object) -> Self:
         return self  # frozen, so that one serves for all copies of an adapter
 
-    def _hold(self, source: _Source, settings: Settings) -> None:
+    def _hold(self, source: _Source, settings: ModelSettings) -> None:
         object.__setattr__(self, "_source", source)
         object.__setattr__(self, "_settings", settings)
 
@@ -311,7 +311,7 @@ def unload_all() -> None:
     unload_engines()
 
 
-def _unpickled(kind: type[ModelHandle], source: tuple[Any, ...], settings: Settings) -> ModelHandle:
+def _unpickled(kind: type[ModelHandle], source: tuple[Any, ...], settings: ModelSettings) -> ModelHandle:
     name, revision, load_options, local_files_only = source
     handle = object.__new__(kind)
     handle._hold(_Source(name, revision, load_options, local_files_only=local_files_only), settings)

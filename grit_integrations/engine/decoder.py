@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from grit_integrations.engine.constraints import restricted
 from grit_integrations.engine.detokenizer import Detokenizer
-from grit_integrations.engine.record import Record
+from grit_integrations.engine.record import GenerationRecord
 from grit_integrations.engine.sampling import logits_processors, random_generator
 from grit_integrations.engine.stop_text import StopText
 from grit_integrations.results import GenerationChunk
@@ -33,7 +33,7 @@ _RESERVE = 256  # new tokens that a cache has room for before it first doubles
 class DecodingRow:
     """One running generation: what it has said so far, and how its next token is chosen and shown."""
 
-    record: Record
+    record: GenerationRecord
     constraint: Constraint | None
     processors: LogitsProcessorList
     generator: torch.Generator | None
@@ -76,7 +76,7 @@ class Decoder:
         reading = self._prefill.begin(reuse, room=min(decoding.max_new_tokens, _RESERVE))
         own_text = None if constraint is None else constraint.text
         return DecodingRow(
-            record=Record(reading=reading, decoding=decoding, asked=asked, queued=queued),
+            record=GenerationRecord(reading=reading, decoding=decoding, asked=asked, queued=queued),
             constraint=constraint,
             processors=logits_processors(decoding),
             generator=random_generator(decoding, self._weights.device),
@@ -104,7 +104,7 @@ class Decoder:
             return GenerationChunk(text, logprobs)
         return GenerationChunk(text, logprobs, self._finish(row, row.finish_reason))
 
-    def _logits(self, record: Record) -> Tensor:
+    def _logits(self, record: GenerationRecord) -> Tensor:
         reading = record.reading
         if record.token_ids:
             read = reading.cache.get_seq_length() - len(reading.reuse.plan)

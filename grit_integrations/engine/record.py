@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, kw_only=True)
-class Record:
+class GenerationRecord:
     """One running generation, as far as its result needs it.
 
     Attributes:

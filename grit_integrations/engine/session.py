@@ -12,7 +12,7 @@ from grit_integrations.options import Pooling
 
 if TYPE_CHECKING:
     from grit_integrations.engine.engine import Engine
-    from grit_integrations.engine.settings import Settings
+    from grit_integrations.engine.model_settings import ModelSettings
     from grit_integrations.loading.checkpoint import Checkpoint
     from grit_integrations.loading.weights import LoadOptions
     from grit_integrations.prompts.tokenizer import PromptTokenizer
@@ -29,7 +29,7 @@ class Session:
         load: gives the engine.
     """
 
-    settings: Settings
+    settings: ModelSettings
     load_options: LoadOptions
     find: Callable[[], Checkpoint]
     load: Callable[[], Engine]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grit_integrations.engine.generate_job import ChunksJob
-from grit_integrations.engine.record import Record
+from grit_integrations.engine.record import GenerationRecord
 from grit_integrations.loading.attention import check_takes_masks
 from grit_integrations.quoting.best_sentence import SentenceSearch
 from grit_integrations.quoting.best_span import SpanSearch
@@ -56,7 +56,7 @@ class QuoteSearchJob(ChunksJob):
         super().__init__()
         self._engine, self.reuse, self.decoding = engine, reuse, decoding
         self._quoting, self._spans, self._asked = quoting, spans, asked
-        self._record: Record | None = None
+        self._record: GenerationRecord | None = None
         self._search: _Search | None = None
 
     def next_chunk(self) -> GenerationChunk | None:
@@ -75,11 +75,11 @@ class QuoteSearchJob(ChunksJob):
         self._search.quotes.take(self._search.tree.read(branches))
         return None
 
-    def _begun(self) -> Record:
+    def _begun(self) -> GenerationRecord:
         reading = self._engine.prefill.begin(self.reuse, room=0)
-        return Record(reading=reading, decoding=self.decoding, asked=self._asked, queued=self.queued)
+        return GenerationRecord(reading=reading, decoding=self.decoding, asked=self._asked, queued=self.queued)
 
-    def _begin_search(self, record: Record) -> _Search:
+    def _begin_search(self, record: GenerationRecord) -> _Search:
         prefill, quoting, room = self._engine.prefill, self._quoting, self.decoding.max_new_tokens
         logits = prefill.last_logits(record.reading)
         record.prefilled = time.perf_counter()
@@ -96,7 +96,7 @@ class QuoteSearchJob(ChunksJob):
         )
         return _Search(search, TreeReader(self._engine.weights, record.reading.cache), logits)
 
-    def _best(self, record: Record, search: _Search) -> GenerationChunk:
+    def _best(self, record: GenerationRecord, search: _Search) -> GenerationChunk:
         best = search.quotes.best
         assert best is not None, "the documents have a word, which was checked when the spans were made"
         eos = self._engine.checkpoint.tokenizer.eos_id
@@ -107,7 +107,7 @@ class QuoteSearchJob(ChunksJob):
         generation = replace(record.generation("length" if best.cut_short else "stop"), quotes=(quote,))
         return GenerationChunk(quote.text, generation.logprobs, generation)
 
-    def _note_logprobs(self, record: Record, search: _Search, ids: tuple[int, ...]) -> None:
+    def _note_logprobs(self, record: GenerationRecord, search: _Search, ids: tuple[int, ...]) -> None:
         if self.decoding.logprobs is None:
             return
         (behind,) = search.tree.read([Branch(ids[:-1])])

@@ -24,7 +24,7 @@ from grit_integrations.kv.store.files import (
     write_file,
 )
 from grit_integrations.kv.store.folder import Folder
-from grit_integrations.kv.store.index import Index, Row
+from grit_integrations.kv.store.index import Index, IndexRow
 from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
 from grit_integrations.kv.store.stats import Verification
 from grit_integrations.kv.store.worker import Task, Worker
@@ -227,7 +227,7 @@ class Disk:
         temporary = self._folder.temporary()
         try:
             digest, size = write_file(temporary, key, self._namespace, block)
-            row = Row(key, file_name(key, digest), size, len(block), self._namespace, put_at, put_at)
+            row = IndexRow(key, file_name(key, digest), size, len(block), self._namespace, put_at, put_at)
             with self._commit:  # a deletion happens before, and cancels the task, or after, and deletes the file
                 if size > self.max_bytes:
                     self._tally.add("too_large")
@@ -238,7 +238,7 @@ class Disk:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _register(self, temporary: Path, row: Row) -> None:
+    def _register(self, temporary: Path, row: IndexRow) -> None:
         self._folder.place(temporary, row.file)
         try:
             stale = self._back.find(row.key)
@@ -254,7 +254,7 @@ class Disk:
         else:
             self._tally.add("written")
 
-    def _remove(self, rows: Sequence[Row]) -> None:
+    def _remove(self, rows: Sequence[IndexRow]) -> None:
         for row in rows:
             self._folder.remove(row.file)
             self._trusted.pop(row.file, None)
@@ -326,7 +326,7 @@ class Disk:
                 self._folder.remove(row.file)
         return sum(done.files[row.key] == row.file for row in rows)
 
-    def _row_of(self, path: Path, size: int) -> Row | None:
+    def _row_of(self, path: Path, size: int) -> IndexRow | None:
         try:
             if path != self._folder.path(path.name):
                 raise CacheCorruptError(f"{path} does not belong there. It is moved to quarantine.")
@@ -336,9 +336,9 @@ class Disk:
             return None
         except OSError:
             return None  # evicted by another process meanwhile, or not readable
-        return Row(header.key, path.name, size, header.tokens, header.namespace, modified, modified)
+        return IndexRow(header.key, path.name, size, header.tokens, header.namespace, modified, modified)
 
-    def _forget(self, row: Row) -> bool:
+    def _forget(self, row: IndexRow) -> bool:
         """Remove the row of a file that is gone; return whether it was there."""
         with suppress(sqlite3.Error):
             if not self._folder.path(row.file).exists():

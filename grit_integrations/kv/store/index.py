@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS speeds (model TEXT, kind TEXT, value REAL NOT NULL, P
 _MOST_MISSES = 50_000  # rows; the oldest tenth goes when there are more
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """One block on disk; `created` and `used` are nanoseconds since 1970."""
 
     key: str
@@ -53,7 +53,7 @@ class Committed(NamedTuple):
     """What a transaction did: the file that each inserted key has now, and the rows that had to go."""
 
     files: dict[str, str]
-    evicted: list[Row]
+    evicted: list[IndexRow]
 
 
 class OtherVersionError(sqlite3.DatabaseError):
@@ -95,12 +95,12 @@ class Index:
 
     # Blocks
 
-    def find(self, key: str) -> Row | None:
+    def find(self, key: str) -> IndexRow | None:
         """Return a block's row."""
         rows = self._rows("WHERE key = ?", [key])
         return rows[0] if rows else None
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[IndexRow]:
         """Return all rows."""
         return self._rows("", [])
 
@@ -108,7 +108,7 @@ class Index:
         """Return those of `keys` that have a row."""
         return {row.key for row in self._rows("WHERE key IN (SELECT value FROM json_each(?))", [_json(keys)])}
 
-    def commit(self, rows: Sequence[Row], uses: Mapping[str, tuple[int, int]], max_bytes: int | None) -> Committed:
+    def commit(self, rows: Sequence[IndexRow], uses: Mapping[str, tuple[int, int]], max_bytes: int | None) -> Committed:
         """Insert rows for keys that have none, note uses (time, hits), and evict the least recently used, at once."""
         with self._transaction():
             self._db.executemany(
@@ -124,7 +124,7 @@ class Index:
             evicted = [] if max_bytes is None else self._evict(max_bytes)
         return Committed({row.key: row.file for row in found}, evicted)
 
-    def delete(self, keys: Iterable[str] | None = None, *, namespace: str | None = None) -> list[Row]:
+    def delete(self, keys: Iterable[str] | None = None, *, namespace: str | None = None) -> list[IndexRow]:
         """Delete the rows of keys, of a namespace, or (neither given) all; return them."""
         where, values = "", []
         if keys is not None:
@@ -227,17 +227,17 @@ class Index:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _select(self, clause: str, values: Sequence[object]) -> Iterator[Row]:
+    def _select(self, clause: str, values: Sequence[object]) -> Iterator[IndexRow]:
         columns = "key, file, bytes, tokens, namespace, created, used"
-        return map(Row._make, self._db.execute(f"SELECT {columns} FROM blocks {clause}", values))  # noqa: S608
+        return map(IndexRow._make, self._db.execute(f"SELECT {columns} FROM blocks {clause}", values))  # noqa: S608
 
-    def _rows(self, clause: str, values: Sequence[object]) -> list[Row]:
+    def _rows(self, clause: str, values: Sequence[object]) -> list[IndexRow]:
         with self._lock:
             return list(self._select(clause, values))
 
-    def _evict(self, max_bytes: int) -> list[Row]:
+    def _evict(self, max_bytes: int) -> list[IndexRow]:
         over = int(self._db.execute("SELECT coalesce(sum(bytes), 0) FROM blocks").fetchone()[0]) - max_bytes
-        evicted: list[Row] = []
+        evicted: list[IndexRow] = []
         if over <= 0:
             return evicted
         for row in self._select("ORDER BY used, created, key", []):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ModelSettings:
     """What may differ between handles on one set of weights.
 
     Raises:
@@ -37,7 +37,7 @@ class Settings:
             raise OptionError(f"truncate_dim={self.truncate_dim} is not possible. Give 1 or more, or None.")
 
 
-class SettingsOptions(TypedDict, total=False):
+class ModelSettingsOptions(TypedDict, total=False):
     """The keyword arguments of `with_options`, all of them optional; `GritLM` explains them."""
 
     pooling: Pooling | None

@@ -1,0 +1,123 @@
+"""Prompts are checked where they enter, parsed once, and the plan of documents is the beginning of every prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from odd_texts import texts
+
+from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, OptionError, PromptError
+from grit_integrations.options import CACHINGS, MODES, Caching
+from grit_integrations.prompts.requests import Prompt, document_plan
+
+documents_lists = st.lists(texts.filter(lambda text: bool(text.strip())), min_size=1, max_size=3)
+keeping = st.sampled_from([mode for mode in CACHINGS if MODES[mode].keeps_documents and MODES[mode].indexable])
+
+
+@given(documents=documents_lists, question=texts.filter(lambda text: bool(text.strip())), caching=keeping)
+def test_every_prompt_about_documents_begins_with_their_plan(
+    mini: GritLM, documents: list[str], question: str, caching: Caching
+) -> None:
+    prompt = mini.prompt(question, documents, caching=caching)
+    plan = document_plan(mini.checkpoint.tokenizer, mini.window, documents, caching=caching)
+    assert plan.blocks == prompt.plan.blocks[: len(documents)] and len(plan.blocks) == len(documents)
+
+
+@pytest.mark.parametrize("caching", ["prefix", "doc", "query-doc", "doc-query"])
+def test_cached_documents_are_hits_for_a_conversation_too(tiny: GritLM, caching: Caching) -> None:
+    text = f"The heart pumps blood through the vessels of the body ({caching}). " * 4
+    grit = tiny.with_options(caching=caching)
+    assert grit.stored([text]) == [False]
+    assert grit.cache_documents([text]).misses == 1
+    assert grit.stored([text]) == [True]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What pumps?"}]
+    report = grit.generate(turns, [text], decoding=Decoding(max_new_tokens=1)).cache
+    assert report.hits >= 1
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often prompts are laid out, planned and merged, and how often each text is checked."""
+    import grit_integrations.prompts.formats as formats
+    import grit_integrations.prompts.requests as requests
+
+    calls: Counter[str] = Counter()
+
+    def count(module: Any, name: str, label: Any) -> None:
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **o: (calls.update([label(*a)]), original(*a, **o))[1])
+
+    for name in ("lay_out", "plan_prompt", "merge_turns"):
+        count(requests, name, lambda *_, name=name: name)
+    for module in (formats, requests):
+        count(module, "check_characters", lambda text, _: f"check {text[:12]}")
+    count(requests, "check_text", lambda text, _: f"check_text {text[:12]}")
+    return calls
+
+
+def test_a_prompt_is_parsed_once_however_often_it_is_asked_about(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    prompt = tiny.prompt("What pumps blood?", ["The heart pumps blood."])
+    assert len(prompt) == len(prompt.plan) and prompt.missing(8) == 0
+    answer = tiny.generate(prompt, decoding=Decoding(max_new_tokens=2))
+    with tiny.stream(prompt, decoding=Decoding(max_new_tokens=2)) as stream:
+        assert stream.result().text == answer.text
+    quoted = tiny.generate(prompt, decoding=Decoding(max_new_tokens=9, quote=True))
+    assert quoted.quotes and answer.usage.prompt_tokens == len(prompt)
+    assert {name: calls[name] for name in ("lay_out", "plan_prompt", "merge_turns")} == {
+        "lay_out": 1,
+        "plan_prompt": 1,
+        "merge_turns": 1,
+    }
+    assert calls["check What pumps b"] == 1 and calls["check_text The heart pu"] == 1
+
+
+def test_a_prompt_has_its_own_documents_and_mode(tiny: GritLM) -> None:
+    prompt = tiny.prompt("What?", ["A text."], caching="doc")
+    assert tiny.generate(prompt, decoding=Decoding(max_new_tokens=1)).cache.mode == "doc"
+    with pytest.raises(OptionError, match="beside a prompt"):
+        tiny.generate(prompt, ["Another text."])
+    with pytest.raises(OptionError, match="beside a prompt"):
+        tiny.generate(prompt, caching="off")
+
+
+def test_missing_counts_what_the_window_lacks(tiny: GritLM) -> None:
+    prompt = tiny.prompt("word " * 4000)
+    assert prompt.missing(100) == len(prompt) + 100 - tiny.window > 0
+    with pytest.raises(ContextOverflowError, match=f"{len(prompt):,} tokens"):
+        tiny.generate(prompt, decoding=Decoding(max_new_tokens=100))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("",), EmptyTextError, "no text"),
+        (("What?", [" "]), EmptyTextError, "Document 0 is empty"),
+        (("What?", "one string"), PromptError, "list of documents"),
+        (([{"role": "assistant", "content": "hi"}], ["A text."]), PromptError, "no question"),
+        (("What?\0",), PromptError, "NUL"),
+    ],
+)
+def test_bad_prompts_are_refused_where_they_enter(
+    tiny: GritLM, arguments: tuple[Any, ...], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        tiny.prompt(*arguments)
+
+
+def test_documents_too_long_for_a_question_have_no_plan(tiny: GritLM) -> None:
+    tokenizer = tiny.checkpoint.tokenizer
+    with pytest.raises(ContextOverflowError, match="window"):
+        document_plan(tokenizer, 100, ["word " * 120], caching="prefix")
+    with pytest.raises(EmptyTextError, match="Document 1"):
+        document_plan(tokenizer, 100, ["word", " "], caching="doc")
+
+
+def test_a_prompt_is_plain_data_until_its_plan_is_asked_for(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    prompt = tiny.prompt("What?", ["A text."])
+    assert isinstance(prompt, Prompt) and prompt.question == "What?"
+    assert not calls["lay_out"] and not calls["plan_prompt"]
