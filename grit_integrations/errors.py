@@ -9,6 +9,7 @@ GritError
 ├── CacheError                a KV cache store that cannot be used as asked
 │   ├── CacheCorruptError     a stored block that is torn, altered or foreign (raised with strict=True only)
 │   └── CacheFullError        a block that the disk or the size limit has no room for (strict=True only)
+├── RerankError               a model whose scores put nothing in order
 ├── CollectionMismatchError   stored vectors that another model made (also ValueError)
 ├── IngestError               a file that cannot be read as text
 ├── ConfigError               a training recipe that cannot be run (also ValueError)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import ModelLoadError
-from grit_integrations.prompts.tokenizer import MISTRAL_GOLDEN, PromptTokenizer, check_boundaries, check_golden
+from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, check_golden
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
 GRIT_CONFIG = "grit_config.json"

@@ -1,4 +1,4 @@
-"""Prompt segments to token ids, and back; and the check that a tokenizer is the one the model was trained with."""
+"""Prompt segments to token ids, and back."""
 
 from __future__ import annotations
 
@@ -8,29 +8,18 @@ import unicodedata
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
-from grit_integrations.prompts.formats import ASSISTANT, EMBED, MARKERS, USER, Segment, Special, neutralise
+from grit_integrations.prompts.formats import MARKERS, Special, neutralise
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
-    from grit_integrations.prompts.formats import Text
-
-# Ids of the Mistral-7B-v0.1 vocabulary, which GritLM-7B and 8x7B use (gritlm, llama.cpp and vLLM agree on them).
-MISTRAL_GOLDEN: Mapping[str, Sequence[int]] = {
-    EMBED: (1, 523, 28766, 18320, 28766, 28767, 13),
-    f"{USER}Instr.\n{EMBED}hello": (
-        *(1, 523, 28766, 1838, 28766, 28767, 13, 657, 1042, 28723, 13),
-        *(28789, 28766, 18320, 28766, 28767, 13, 21558),
-    ),
-    f"{USER}hello": (1, 523, 28766, 1838, 28766, 28767, 13, 21558),
-}
-
+    from grit_integrations.prompts.formats import Segment, Text
 
 _LONG = 256  # characters of a text whose ids are worth remembering
 _MOST_CHARACTERS = 2_000_000  # of all texts remembered
@@ -103,6 +92,10 @@ class PromptTokenizer:
         ends = [end - len(lead) for _, end in encoding.offsets[skipped:]]
         places = (len(neutralise(part.text[:cut], self._control)) for cut in part.cuts)
         return [bisect_right(ends, place) for place in places]
+
+    def continued(self, text: str) -> list[int]:
+        """Return the ids of template text that continues a prompt; it is not neutralised."""
+        return self._continued([text])[0]
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
@@ -278,58 +271,6 @@ class _KnownTexts:
             while self._characters > _MOST_CHARACTERS:
                 (old, _), _ = self._ids.popitem(last=False)
                 self._characters -= len(old)
-
-
-def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a tokenizer that gives other ids for the known prompts than the model was trained with.
-
-    `golden` maps prompt text to ids; a prompt that begins with `<|assistant|>` continues and has no BOS.
-
-    Raises:
-        ModelLoadError: with the prompt, the ids found and the ids wanted.
-    """
-    for text, wanted in golden.items():
-        found = _golden_ids(tokenizer, text)
-        if found != list(wanted):
-            raise ModelLoadError(
-                f"The tokenizer gives {found} for {text!r}; the model was trained with {list(wanted)}. Embeddings "
-                "would be silently wrong. Put the model's own tokenizer.json beside its weights (with only "
-                "tokenizer.model, a tokenizer without the leading '▁' is built)."
-            )
-
-
-def check_boundaries(tokenizer: PromptTokenizer) -> None:
-    """Refuse a tokenizer that merges a marker's newline with the text behind it (for models without golden ids)."""
-    for header in (EMBED, USER):
-        text = f"{header}hello"
-        joint = list(tokenizer.hf(text).input_ids)
-        split = _golden_ids(tokenizer, text)
-        if joint != split:
-            raise ModelLoadError(
-                f"The tokenizer gives {joint} for {text!r} in one piece and {split} segment by segment, so a text has "
-                "no ids of its own. GRIT models need a tokenizer that never merges across a newline."
-            )
-
-
-def _golden_ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
-    if text.startswith(ASSISTANT):
-        return tokenizer._continued([text])[0]
-    return tokenizer.encode([Special.BOS, *_segments(text)])
-
-
-def _segments(text: str) -> Iterator[Segment]:
-    """Cut a known prompt where its markers begin and end."""
-    header, marker, body = text.partition("\n" + EMBED)
-    if marker and header.startswith(USER):
-        yield from (Segment(USER), Segment(header[len(USER) :], content=True), Segment(marker))
-    elif text.startswith((USER, EMBED)):
-        head = USER if text.startswith(USER) else EMBED
-        yield Segment(head)
-        body = text[len(head) :]
-    else:
-        body = text
-    if body:
-        yield Segment(body, content=True)
 
 
 def _contains(ids: Sequence[int], wanted: Sequence[int]) -> bool:
