@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from grit_integrations.errors import OptionError
 from grit_integrations.prompts.plan import PlannedBlock
 
 if TYPE_CHECKING:
@@ -74,6 +75,18 @@ def child(parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: in
     """
     kind = f"{pattern} {drop} {document}"
     return _digest(parent, kind.encode(), array("q", token_ids).tobytes())
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse a namespace that cannot be stored.
+
+    Raises:
+        OptionError: not a text that UTF-8 can hold.
+    """
+    try:
+        namespace.encode()
+    except (UnicodeEncodeError, AttributeError) as error:
+        raise OptionError(f"namespace={namespace!r} is not a text that can be stored. Give another name.") from error
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import CacheCorruptError, CacheError, CacheFullError, OptionError
 from grit_integrations.kv.blocks import PRECISIONS
+from grit_integrations.kv.keys import check_namespace
 from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
 from grit_integrations.kv.store.disk import Disk
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock, Precision
 
 _log = logging.getLogger(__name__)
-_MOST_MISSES = 50_000
 
 
 class KVCacheStore:
@@ -70,7 +69,7 @@ class KVCacheStore:
     ) -> None:
         if precision not in PRECISIONS:
             raise OptionError(f"precision={precision!r} is unknown. Options are {', '.join(PRECISIONS)}.")
-        _check_namespace(namespace)
+        check_namespace(namespace)
         self._path = None if path is None else Path(path)
         self._max_bytes, self._ram_bytes = parse_size(max_bytes), parse_size(ram_bytes)
         self._precision, self._namespace, self._strict = precision, namespace, strict
@@ -180,11 +179,7 @@ class KVCacheStore:
         if tiers.disk is not None and tiers.disk.writable:
             with self._recovering("read_failures"):
                 return tiers.disk.count_miss(key) >= after
-        with tiers.lock:
-            if len(tiers.misses) >= _MOST_MISSES:
-                tiers.misses.clear()
-            tiers.misses[key] += 1
-            return tiers.misses[key] >= after
+        return tiers.count_miss(key) >= after
 
     # Care
 
@@ -290,9 +285,7 @@ class KVCacheStore:
     def __enter__(self) -> KVCacheStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Speeds
@@ -369,11 +362,8 @@ class KVCacheStore:
         if (tiers := self._open()) is None:
             return 0
         chosen = None if keys is None else [key for key in keys if is_key(key)]
-        deleted = tiers.ram.remove_namespace(namespace) if chosen is None else tiers.ram.remove(chosen)
-        if tiers.disk is not None:
-            with self._raising():
-                deleted |= tiers.disk.delete(chosen, namespace)
-        return len(deleted)
+        with self._raising():
+            return tiers.delete(chosen, namespace)
 
     def leave_to_parent(self) -> Tiers | None:
         """Open anew in this forked child; return what must not be closed here."""
@@ -404,10 +394,3 @@ class KVCacheStore:
                     _log.warning("%s", found)
             if self._strict:
                 raise found from error
-
-
-def _check_namespace(namespace: str) -> None:
-    try:
-        namespace.encode()
-    except (UnicodeEncodeError, AttributeError) as error:
-        raise OptionError(f"namespace={namespace!r} is not a text that can be stored. Give another name.") from error

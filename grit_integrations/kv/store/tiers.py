@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from grit_integrations.kv.store.ram import RamTier
     from grit_integrations.kv.store.stats import Tally
     from grit_integrations.kv.store.worker import Task
+
+_MOST_MISSES = 50_000  # keys counted
 
 
 @dataclass(slots=True)
@@ -64,6 +67,21 @@ class Tiers:
         if self.ram.get(key, use=False) is not None:
             return True
         return self.disk is not None and self.disk.writer.block(key) is not None
+
+    def count_miss(self, key: str) -> int:
+        """Count one more miss of a key by this process; return how many there were."""
+        with self.lock:
+            if len(self.misses) >= _MOST_MISSES:
+                self.misses.clear()
+            self.misses[key] += 1
+            return self.misses[key]
+
+    def delete(self, keys: Sequence[str] | None, namespace: str | None) -> int:
+        """Delete blocks by key, or all of a namespace, or all; return how many there were."""
+        deleted = self.ram.remove_namespace(namespace) if keys is None else self.ram.remove(keys)
+        if self.disk is not None:
+            deleted |= self.disk.delete(keys, namespace)
+        return len(deleted)
 
     def known_speeds(self, model: str) -> Speeds:
         """Return what was measured for a model, by any process."""
