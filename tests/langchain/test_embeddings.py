@@ -59,7 +59,7 @@ def test_long_texts_are_refused_or_cut_as_asked(tiny: GritLM) -> None:
 
 def test_options_for_vectors_reach_a_named_model(tiny: GritLM) -> None:
     short = GritEmbeddings(model=tiny.source, truncate_dim=8, pooling="lasttoken", normalize=False)
-    assert (short.grit.pooling, short.grit.normalize, short.grit.dim) == ("lasttoken", False, 8)
+    assert (short.grit.pooling, short.grit.settings.normalize, short.grit.dim) == ("lasttoken", False, 8)
     assert len(short.embed_query("Hello")) == 8
 
 
@@ -105,7 +105,8 @@ def test_cached_embeddings_are_reused_and_never_mixed(tiny: GritLM, other: GritL
     query = cached(tiny).embed_query(TEXTS[0])
     assert not np.allclose(first, second, atol=1e-2)
     assert not np.allclose(first[0], query, atol=1e-2)
-    monkeypatch.setattr(GritLM, "_embed", None)  # nothing is computed again
+    for verb in ("embed_documents", "embed_queries"):
+        monkeypatch.setattr(GritLM, verb, None)  # nothing is computed again
     assert cached(tiny).embed_documents(TEXTS) == first
     assert cached(tiny).embed_query(TEXTS[0]) == query
 
