@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import Self, Unpack
 
-from grit_integrations.engine.engine import shared_engine, unload_engine, unload_engines
+from grit_integrations.engine.engine import fingerprint_of, shared_engine, unload_engine, unload_engines
 from grit_integrations.engine.model_settings import ModelSettings
 from grit_integrations.engine.session import Session
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.loading.checkpoint import digest_with_head
 from grit_integrations.loading.sources import BUNDLED_NAME, find_checkpoint
-from grit_integrations.loading.weights import LoadOptions
+from grit_integrations.loading.weights import LoadOptions, head_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +42,7 @@ class _Source:
     @property
     def checkpoint(self) -> Checkpoint:
         with self._lock:
-            if self._checkpoint is None:
+            if self._checkpoint is None or (self.loaded is None and self._checkpoint.changed):
                 self._checkpoint = find_checkpoint(
                     self.name, revision=self.revision, local_files_only=self.local_files_only
                 )
@@ -244,8 +243,11 @@ class ModelHandle:
     @property
     def fingerprint(self) -> str:
         """A digest of weights, config, tokenizer and head; vectors of models with other fingerprints do not compare."""
+        engine = self._source.loaded
+        if engine is not None:
+            return engine.fingerprint
         head = self.load_options.embedding_head
-        return self.checkpoint.fingerprint if head is None else digest_with_head(self.checkpoint.fingerprint, head)
+        return fingerprint_of(self.checkpoint, "" if head is None else head_digest(head))
 
     @property
     def lm(self) -> PreTrainedModel:

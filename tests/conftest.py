@@ -11,6 +11,14 @@ from checkpoints import write_checkpoint
 from grit_integrations import GritLM, unload_all
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _digests_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 2-layer Mistral in GritLM-7B's hub layout, with its tokenizer and a window of 4,096."""

@@ -76,14 +76,13 @@ class BlockCache:
     def _space(self) -> KeySpace:
         weights, checkpoint = self.engine.weights, self.engine.checkpoint
         return KeySpace(
-            model=checkpoint.fingerprint,
+            model=self.engine.fingerprint,
             tokenizer=checkpoint.tokenizer.digest(),
             dtype=str(weights.dtype),
             device=_device(weights.device),
             software=f"torch {torch.__version__}, transformers {transformers.__version__}",
             attention=str(weights.lm.config._attn_implementation),
             quantization=self.engine.quantization,
-            adapters=_adapters(weights.lm),
             precision=self.store.precision,
             namespace=self.store.namespace,
         )
@@ -107,9 +106,3 @@ def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-
-
-def _adapters(lm: object) -> str:
-    """Name the adapters that transformers put on the weights, with their configuration."""
-    configs = getattr(lm, "peft_config", None) or {}
-    return "|".join(f"{name}={config!r}" for name, config in sorted(configs.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 
 from grit_integrations.engine.decoder import Decoder
 from grit_integrations.engine.encoder import Encoder
+from grit_integrations.engine.live_state import LiveState
 from grit_integrations.engine.prefill import Prefill
 from grit_integrations.engine.scheduler import Scheduler
 from grit_integrations.kv.store.store import KVCacheStore
@@ -31,6 +33,7 @@ class Engine:
         checkpoint: the files.
         weights: the loaded model.
         quantization: how the weights are quantised, as text.
+        state: tells whether the weights are still those that were loaded.
         encoder: texts to vectors; `prefill` reads prompts, `decoder` answers them, each on the worker thread alone.
         scheduler: the worker thread.
         memory: blocks of the KV cache in main memory, for models that were given no store.
@@ -41,6 +44,8 @@ class Engine:
         self.checkpoint = checkpoint
         self.weights = weights
         self.quantization = quantization
+        self.state = LiveState(weights.lm)
+        self._loaded_as = fingerprint_of(checkpoint, weights.head_digest)
         tokenizer = checkpoint.tokenizer
         self.encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
         self.prefill = Prefill(self.encoder)
@@ -49,6 +54,21 @@ class Engine:
         self.memory = KVCacheStore(None, ram_bytes=_MEMORY)
         self.recent = RecentDocuments()
         self.unloaded = False  # whether the process has let go of it; what runs on it ends first
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what was loaded and computes now: weights, adapters, config, tokenizer, head."""
+        edits = self.state.edits
+        return self._loaded_as if not edits else _digest(self._loaded_as, edits)
+
+
+def fingerprint_of(checkpoint: Checkpoint, head_digest: str) -> str:
+    """Return the fingerprint of a checkpoint under a projection head, whose digest is empty if there is none."""
+    return _digest(checkpoint.fingerprint, head_digest) if head_digest else checkpoint.fingerprint
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=16).hexdigest()
 
 
 _engines: dict[tuple[str, ...], Engine] = {}
@@ -71,6 +91,7 @@ def shared_engine(checkpoint: Checkpoint, options: LoadOptions, *, progress: boo
         engine = _engines.get(key)
         if engine is None:
             checkpoint.check()
+            checkpoint.check_unchanged()
             weights = load_weights(checkpoint, options, progress=progress)
             engine = Engine(checkpoint, weights, quantization=options.quantization_key())
             _engines[key] = engine
@@ -94,4 +115,4 @@ def unload_engines() -> None:
 
 
 def _key(checkpoint: Checkpoint, options: LoadOptions) -> tuple[str, ...]:
-    return (checkpoint.identity(), options.key())
+    return (checkpoint.identity, options.key())

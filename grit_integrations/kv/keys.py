@@ -22,14 +22,13 @@ class KeySpace:
     """What all blocks of one loaded model in one store have in common. Blocks of two spaces never meet.
 
     Attributes:
-        model: digest of config (RoPE included) and weights.
+        model: fingerprint of what computes: every byte of weights and adapters, config (RoPE included), head.
         tokenizer: digest of everything that decides token ids.
         dtype: compute precision.
         device: kind of device, such as `"cpu AVX512"`: kernels of other kinds round differently.
         software: versions of the libraries that compute, for the same reason.
         attention: transformers' attention kernel.
         quantization: how the weights are quantised.
-        adapters: adapters applied to the weights.
         precision: how blocks are stored.
         namespace: tenant; nobody reads another's blocks or learns that they exist.
     """
@@ -41,7 +40,6 @@ class KeySpace:
     software: str
     attention: str
     quantization: str = ""
-    adapters: str = ""
     precision: str = "native"
     namespace: str = ""
 

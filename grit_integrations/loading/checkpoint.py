@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grit_integrations.errors import ModelLoadError
+from grit_integrations.errors import GritError, ModelLoadError
+from grit_integrations.loading.configs import (
+    check_architecture,
+    check_grit_config,
+    check_layers,
+    check_sizes,
+    end_ids_of,
+)
+from grit_integrations.loading.digests import file_digest, signature
+from grit_integrations.loading.shards import check_regular, find_shards, read_json, tensors_of
 from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, check_golden
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 
-MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
+if TYPE_CHECKING:
+    from grit_integrations.loading.shards import TensorEntry
+
 GRIT_CONFIG = "grit_config.json"
-_SAMPLE = 4096  # bytes hashed at each end of each tensor
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # which transformers loads by itself
 
 
 @dataclass(frozen=True)
@@ -26,17 +36,29 @@ class Checkpoint:
 
     directory: Path
     name: str
+    identity: str  # what changes when its files are written anew
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The contents of config.json."""
-        return _read_json(self.directory / "config.json")
+        config = read_json(self.directory / "config.json")
+        check_sizes(config, self.name)
+        return config
 
     @cached_property
     def grit_config(self) -> Mapping[str, Any]:
         """The contents of grit_config.json, which this package's trainer writes; empty for other models."""
         path = self.directory / GRIT_CONFIG
-        return _read_json(path) if path.exists() else {}
+        about = read_json(path) if path.exists() else {}
+        check_grit_config(about, self.name)
+        return about
+
+    @cached_property
+    def end_ids(self) -> Sequence[int]:
+        """The tokens that generation_config.json lets a text end with, beside the tokenizer's own."""
+        path, vocabulary = self.directory / "generation_config.json", int(self.config["vocab_size"])
+        end_ids_of(self.config, vocabulary, f"{self.name}: config.json")
+        return end_ids_of(read_json(path) if path.exists() else {}, vocabulary, f"{self.name}: {path.name}")
 
     @property
     def dtype(self) -> str:
@@ -55,30 +77,49 @@ class Checkpoint:
 
     @cached_property
     def shards(self) -> Sequence[Path]:
-        """The safetensors files, each checked to be complete."""
-        return _complete_shards(self.directory, self.name)
+        """The safetensors files, all of them there."""
+        return find_shards(self.directory, self.name)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorEntry]:
+        """The tensors of all shards, each shard checked to be whole; no weight is read."""
+        return {name: entry for shard in self.shards for name, entry in tensors_of(shard).items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest that changes when weights, config or tokenizer change.
+        """A digest of everything that decides vectors and answers: every byte of the weights, config, tokenizer.
 
-        Weights enter by their names, shapes and the first and last 4 KiB of each tensor: a fine-tuned model differs
-        there, and 14 GB need not be read.
+        An adapter in the folder, which transformers loads by itself, is part of it.
+
+        Raises:
+            ModelLoadError: the files have changed since the checkpoint was opened.
         """
         digest = hashlib.blake2b(digest_size=16)
         ignored = {"_name_or_path", "auto_map", "transformers_version"}
         config = {key: value for key, value in self.config.items() if key not in ignored}
-        digest.update(json.dumps([config, self.grit_config], sort_keys=True).encode())
+        digest.update(json.dumps([config, self.grit_config, list(self.end_ids)], sort_keys=True).encode())
         digest.update(self.tokenizer.digest().encode())
-        for shard in self.shards:
-            _hash_shard(shard, digest)
+        adapter = [path for name in _ADAPTER if (path := self.directory / name).exists()]
+        for file in (*self.shards, *adapter):
+            digest.update(f"{file.name} {file_digest(check_regular(file))}".encode())
+        self.check_unchanged()
         return digest.hexdigest()
 
-    def identity(self) -> str:
-        """Return a string that changes when the checkpoint is written anew in the same place."""
-        files = sorted([*self.directory.glob("*.safetensors"), *self.directory.glob("*.json")])
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return f"{self.directory}{stats}"
+    @property
+    def changed(self) -> bool:
+        """Whether the files were written anew since the checkpoint was opened."""
+        return identity_of(self.directory) != self.identity
+
+    def check_unchanged(self) -> None:
+        """Refuse to mix two states of a checkpoint.
+
+        Raises:
+            ModelLoadError: the files have changed since it was opened.
+        """
+        if self.changed:
+            raise ModelLoadError(
+                f"{self.name} was written anew while it was being opened. Load it again when that has ended."
+            )
 
     def check(self) -> None:
         """Refuse a checkpoint that cannot be used, without reading its weights.
@@ -86,119 +127,27 @@ class Checkpoint:
         Raises:
             ModelLoadError: with what was found, what is needed, and the cure.
         """
-        _check_architecture(self)
-        _ = self.shards
-        _ = self.tokenizer
+        check_architecture(self.config, self.name)
+        check_layers(self.config, self.tensors, self.name)
+        _ = self.grit_config, self.end_ids, self.tokenizer
+        adapter = self.directory / _ADAPTER[0]
+        if adapter.exists() and not (self.directory / _ADAPTER[1]).exists():
+            raise ModelLoadError(
+                f"{self.name} has an {_ADAPTER[0]} and no {_ADAPTER[1]} beside it. Put it there, or remove the config."
+            )
 
 
-def digest_with_head(fingerprint: str, head: Path) -> str:
-    """Return the fingerprint of a checkpoint under a projection head.
+def identity_of(directory: Path) -> str:
+    """Return a string that changes when a checkpoint is written anew in the same place.
 
     Raises:
-        ModelLoadError: the head cannot be read.
+        ModelLoadError: its files cannot be looked at.
     """
-    digest = hashlib.blake2b(fingerprint.encode(), digest_size=16)
     try:
-        digest.update(head.read_bytes())
+        files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
+        return f"{directory}{[(file.name, signature(file)) for file in files]}"
     except OSError as error:
-        raise ModelLoadError(f"embedding_head={str(head)!r} cannot be read: {error}") from error
-    return digest.hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelLoadError(
-            f"{path.parent} has no {path.name}. Give the directory of a whole checkpoint in the Hugging Face layout."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path} cannot be read as JSON: {error}. Download it again.") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{path} holds a {type(content).__name__}, not an object. Download it again.")
-    return content
-
-
-def _check_architecture(checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
-    found = config.get("model_type")
-    if found not in MODEL_TYPES:
-        raise ModelLoadError(
-            f"{checkpoint.name} is a {found!r} model; a GRIT model is a decoder that embeds and generates, of type "
-            f"{', '.join(MODEL_TYPES)}. Encoder-only models cannot generate: use GritLM/GritLM-7B or grit-mini."
-        )
-    architectures = config.get("architectures") or []
-    if not any(str(name).endswith("ForCausalLM") for name in architectures):
-        raise ModelLoadError(
-            f"{checkpoint.name} holds {architectures}, which has no language-model head; wanted ...ForCausalLM. "
-            "Use the checkpoint of the whole model, not only of its embedding part."
-        )
-    for key in ("hidden_size", "vocab_size", "max_position_embeddings"):
-        if not isinstance(config.get(key), int):
-            raise ModelLoadError(f"{checkpoint.name}: config.json has no whole number {key}. Download it again.")
-
-
-def _complete_shards(directory: Path, name: str) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        files = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        shards = [directory / file for file in files]
-    else:
-        shards = sorted(directory.glob("model.safetensors"))
-    missing = [shard.name for shard in shards if not shard.exists()]
-    if missing:
-        raise ModelLoadError(f"{name}: {', '.join(missing)} of {len(shards)} shards missing. Download them again.")
-    if not shards:
-        raise ModelLoadError(_no_safetensors(directory, name))
-    for shard in shards:
-        _check_extent(shard)
-    return shards
-
-
-def _no_safetensors(directory: Path, name: str) -> str:
-    pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-    if not pickled:
-        return f"{name} has no model.safetensors and no index of shards. Download the whole checkpoint."
-    return (
-        f"{name} has only pickled weights ({', '.join(pickled[:3])}), which can run code when opened and are refused. "
-        "Use a revision with safetensors, or convert them where you trust them: "
-        "AutoModelForCausalLM.from_pretrained(dir, weights_only=True).save_pretrained(out)."
-    )
-
-
-def _shard_header(shard: Path) -> tuple[dict[str, Any], int]:
-    """Return a safetensors file's tensor table and the offset of its data."""
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length + 8 > size:
-            raise ModelLoadError(f"{shard} is truncated ({size:,} bytes, header incomplete). Download it again.")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ModelLoadError(f"{shard} is no safetensors file ({error}). Download it again.") from error
-    header.pop("__metadata__", None)
-    return header, 8 + length
-
-
-def _check_extent(shard: Path) -> None:
-    header, start = _shard_header(shard)
-    wanted = start + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    found = shard.stat().st_size
-    if found != wanted:
-        raise ModelLoadError(f"{shard} is truncated or altered: {found:,} bytes, {wanted:,} wanted. Download it again.")
-
-
-def _hash_shard(shard: Path, digest: Any) -> None:
-    header, start = _shard_header(shard)
-    digest.update(json.dumps(header, sort_keys=True).encode())
-    with shard.open("rb") as file:
-        for tensor in sorted(header.values(), key=lambda tensor: tensor["data_offsets"]):
-            begin, end = (start + offset for offset in tensor["data_offsets"])
-            for at in (begin, max(begin, end - _SAMPLE)):
-                file.seek(at)
-                digest.update(file.read(min(_SAMPLE, end - at)))
+        raise ModelLoadError(f"{directory} cannot be read: {error}.") from error
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
@@ -209,13 +158,19 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
             f"{checkpoint.name} has no tokenizer.json. A tokenizer built from tokenizer.model alone splits the GRIT "
             "markers differently and gives silently wrong embeddings. Take tokenizer.json from the model's repository."
         )
+    check_regular(checkpoint.directory / "tokenizer.json")
     try:
         hf = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be loaded: {error}") from error
     if not isinstance(hf, PreTrainedTokenizerFast):
         raise ModelLoadError(f"{checkpoint.name}: {type(hf).__name__} is no fast tokenizer. Add a tokenizer.json.")
-    tokenizer = PromptTokenizer(hf)
+    try:
+        tokenizer = PromptTokenizer(hf)
+    except GritError:
+        raise
+    except Exception as error:  # whatever a damaged vocabulary makes of itself
+        raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be used: {error}") from error
     _check_vocabulary(checkpoint, len(hf))
     golden = checkpoint.grit_config.get("golden") or (MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) else None)
     if golden:

@@ -7,7 +7,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from grit_integrations.errors import ModelLoadError
-from grit_integrations.loading.checkpoint import Checkpoint
+from grit_integrations.loading.checkpoint import Checkpoint, identity_of
 
 BUNDLED_NAME = "grit-mini"
 BUNDLED = Path(__file__).parents[1] / "bundled" / BUNDLED_NAME
@@ -48,8 +48,8 @@ _open: WeakValueDictionary[tuple[str, str], Checkpoint] = WeakValueDictionary()
 
 def _opened(directory: Path, name: str) -> Checkpoint:
     """Return the process's one object for a directory, so that its tokenizer is read once and shared."""
-    checkpoint = Checkpoint(directory, name=name)
-    return _open.setdefault((checkpoint.identity(), name), checkpoint)
+    checkpoint = Checkpoint(directory, name, identity_of(directory))
+    return _open.setdefault((checkpoint.identity, name), checkpoint)
 
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import ModelLoadError
+from grit_integrations.loading.digests import signature
+from grit_integrations.loading.shards import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +40,7 @@ class LoadOptions:
     def key(self) -> str:
         """Return a string that is equal for equal options."""
         device_map = json.dumps(self.device_map, sort_keys=True, default=str)
-        head = None if self.embedding_head is None else str(self.embedding_head.resolve())
+        head = None if self.embedding_head is None else _state_of(self.embedding_head)
         parts = (self.device, self.dtype, self.attn_implementation, self.quantization_key(), device_map, head)
         return "|".join(map(str, parts))
 
@@ -55,6 +58,7 @@ class Weights:
 
     lm: PreTrainedModel
     head: nn.Linear | None
+    head_digest: str  # of the file that the head was read from; empty without one
     device: torch.device  # where inputs go
     dtype: torch.dtype  # compute precision
 
@@ -114,15 +118,16 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
                 output_loading_info=True,
                 **arguments,
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise ModelLoadError(f"{checkpoint.name} could not be loaded: {error}") from error
+        except Exception as error:  # transformers raises whatever a damaged config makes of itself
+            kind = type(error).__name__
+            raise ModelLoadError(f"{checkpoint.name} could not be loaded ({kind}: {error}).") from error
     lm, info = loaded
     _refuse_incomplete(checkpoint, info)
     if options.device_map is None and options.quantization_config is None:
         lm = lm.to(device)
     lm.requires_grad_(False).eval()
-    head = _projection_head(options.embedding_head, lm, dtype)
-    return Weights(lm=lm, head=head, device=torch.device(lm.device), dtype=dtype)
+    head, digest = _projection_head(options.embedding_head, lm, dtype)
+    return Weights(lm=lm, head=head, head_digest=digest, device=torch.device(lm.device), dtype=dtype)
 
 
 def _settle_vector_functions() -> None:
@@ -200,8 +205,9 @@ def _dtype(wanted: str, stored: str, device: torch.device) -> torch.dtype:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ModelLoadError(f"dtype={wanted!r} is unknown. Use 'auto', 'float32', 'bfloat16' or 'float16'.")
         return dtype
-    dtype = getattr(torch, stored)
-    assert isinstance(dtype, torch.dtype)
+    dtype = getattr(torch, stored.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelLoadError(f"config.json says dtype={stored!r}, which is no precision. Pass dtype='float32'.")
     if device.type == "cpu" and dtype != torch.float32 and not (dtype == torch.bfloat16 and native_bfloat16()):
         _say_once(f"This CPU does not compute {stored} natively: using float32, several times faster here.")
         return torch.float32
@@ -221,21 +227,46 @@ def _say_once(message: str) -> None:
         logger.warning(message)
 
 
-def _projection_head(path: Path | None, lm: PreTrainedModel, dtype: torch.dtype) -> nn.Linear | None:
-    """Load the reference's optional projection: `weight` (dim, hidden) and `bias` (dim) in one safetensors file."""
+def head_digest(path: Path) -> str:
+    """Return the digest of a projection head's file.
+
+    Raises:
+        ModelLoadError: it cannot be read.
+    """
+    try:
+        return hashlib.blake2b(check_regular(path).read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise ModelLoadError(f"embedding_head={str(path)!r} cannot be read: {error}") from error
+
+
+def _state_of(file: Path) -> str:
+    """Name a file and its state: one that was replaced is another."""
+    try:
+        return f"{file.resolve()} {signature(file)}"
+    except OSError:
+        return str(file)
+
+
+def _projection_head(path: Path | None, lm: PreTrainedModel, dtype: torch.dtype) -> tuple[nn.Linear | None, str]:
+    """Load the reference's optional projection: `weight` (dim, hidden) and `bias` (dim) in one safetensors file.
+
+    Returns:
+        The head, and a digest of the very bytes that it was read from.
+    """
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     if path is None:
-        return None
+        return None, ""
     if path.suffix != ".safetensors":
         raise ModelLoadError(
             f"embedding_head={str(path)!r} is not a safetensors file, and pickled files are never opened. Convert it: "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), 'embedding_head.safetensors')."
         )
     try:
-        tensors = load_file(path)
+        data = check_regular(path).read_bytes()
+        tensors = load(data)
     except (OSError, SafetensorError) as error:
         raise ModelLoadError(f"embedding_head={str(path)!r} cannot be read: {error}") from error
     hidden = lm.config.hidden_size
@@ -244,8 +275,12 @@ def _projection_head(path: Path | None, lm: PreTrainedModel, dtype: torch.dtype)
         shape = None if weight is None else tuple(weight.shape)
         raise ModelLoadError(f"embedding_head has a weight of shape {shape}; this model needs (dim, {hidden}).")
     head = torch.nn.Linear(hidden, weight.shape[0], bias=bias is not None, dtype=dtype)
-    head.load_state_dict(tensors)
-    return head.to(lm.device).requires_grad_(False).eval()
+    try:
+        head.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelLoadError(f"embedding_head={str(path)!r} is no projection: {error}") from error
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return head.to(lm.device).requires_grad_(False).eval(), digest
 
 
 @contextmanager

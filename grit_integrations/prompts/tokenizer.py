@@ -44,6 +44,8 @@ class PromptTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.hf = tokenizer
         self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # a file may carry those that the tokenizer was last used with
+        self._backend.no_padding()
         self.bos_ids = self._leading_ids()
         self.eos_id: int = _required_eos(tokenizer)
         added = tokenizer.added_tokens_decoder

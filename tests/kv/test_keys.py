@@ -28,7 +28,7 @@ SPACE = KeySpace(model="m", tokenizer="t", dtype="torch.float32", device="cpu", 
 
 
 def test_every_field_of_a_space_is_known_here() -> None:
-    known = "model tokenizer dtype device software attention quantization adapters precision namespace"
+    known = "model tokenizer dtype device software attention quantization precision namespace"
     assert known.split() == FIELDS
 
 

@@ -1,0 +1,126 @@
+"""The small files of a checkpoint: what they must say before any weight is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from grit_integrations.errors import ModelLoadError
+from grit_integrations.options import ORDERS, POOLINGS
+
+if TYPE_CHECKING:
+    from grit_integrations.loading.shards import TensorEntry
+
+MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
+GRIT_KEYS = ("format", "golden", "pooling", "attention", "reranking_order")
+_SIZES = ("hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
+
+def check_architecture(config: Mapping[str, Any], name: str) -> None:
+    """Refuse a config that is not that of a decoder which embeds and generates.
+
+    Raises:
+        ModelLoadError: another architecture, or a size that is no size.
+    """
+    found = config.get("model_type")
+    if found not in MODEL_TYPES:
+        raise ModelLoadError(
+            f"{name} is a {found!r} model; a GRIT model is a decoder that embeds and generates, of type "
+            f"{', '.join(MODEL_TYPES)}. Encoder-only models cannot generate: use GritLM/GritLM-7B or grit-mini."
+        )
+    architectures = config.get("architectures") or []
+    heads = isinstance(architectures, list) and any(str(each).endswith("ForCausalLM") for each in architectures)
+    if not heads:
+        raise ModelLoadError(
+            f"{name} holds {architectures}, which has no language-model head; wanted ...ForCausalLM. "
+            "Use the checkpoint of the whole model, not only of its embedding part."
+        )
+    check_sizes(config, name)
+
+
+def check_sizes(config: Mapping[str, Any], name: str) -> None:
+    """Refuse a config without the sizes that everything else is computed from.
+
+    Raises:
+        ModelLoadError: one is missing, or no whole number from 1 up.
+    """
+    optional = ("num_key_value_heads", "intermediate_size", "head_dim")
+    for key in (*_SIZES, *(key for key in optional if config.get(key) is not None)):
+        value = config.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelLoadError(
+                f"{name}: config.json has {key}={value!r}; it must be a whole number from 1 up. Download it again."
+            )
+
+
+def check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], name: str) -> None:
+    """Refuse weights of another depth or vocabulary than the config's, before memory is taken for it.
+
+    Raises:
+        ModelLoadError: with both numbers.
+    """
+    layers = {int(match[1]) for tensor in tensors if (match := _LAYER.search(tensor))}
+    wanted = config["num_hidden_layers"]
+    if layers != set(range(wanted)):
+        raise ModelLoadError(
+            f"{name}: the weights have {len(layers)} layers, config.json says {wanted}. They do not belong together: "
+            "download the checkpoint again."
+        )
+    for tensor, entry in tensors.items():
+        shape = (config["vocab_size"], config["hidden_size"])
+        if tensor.endswith("embed_tokens.weight") and entry.shape != shape:
+            raise ModelLoadError(
+                f"{name}: {tensor} is {_shown(entry.shape)}, config.json says {_shown(shape)}. They do not belong together: "
+                "download the checkpoint again."
+            )
+
+
+def check_grit_config(about: Mapping[str, Any], name: str) -> None:
+    """Refuse a `grit_config.json` that says something this version does not know: guessing would be silently wrong.
+
+    Raises:
+        ModelLoadError: an unknown key, or a value that does not exist.
+    """
+    unknown = sorted(set(about) - set(GRIT_KEYS))
+    if unknown:
+        raise ModelLoadError(
+            f"{name}: grit_config.json has {', '.join(unknown)}, which this version does not know. Known are "
+            f"{', '.join(GRIT_KEYS)}: remove them, or update grit_integrations."
+        )
+    for key, known in (("pooling", POOLINGS), ("reranking_order", ORDERS)):
+        if key in about and about[key] not in known:
+            raise ModelLoadError(
+                f"{name}: grit_config.json has {key}={about[key]!r}, which this version does not know. Put one of "
+                f"{', '.join(known)} there, or update grit_integrations."
+            )
+    golden = about.get("golden") or {}
+    if not isinstance(golden, dict) or not all(_are_ids(ids) for ids in golden.values()):
+        raise ModelLoadError(
+            f"{name}: grit_config.json has no token ids in golden; it maps known prompts to lists of ids. Remove it, "
+            "or put the ids of the tokenizer there that the model was trained with."
+        )
+
+
+def end_ids_of(config: Mapping[str, Any], vocabulary: int, where: str) -> list[int]:
+    """Return the tokens that a config lets a text end with.
+
+    Raises:
+        ModelLoadError: they are no tokens.
+    """
+    found = config.get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not _are_ids(ids) or any(token >= vocabulary for token in ids):
+        raise ModelLoadError(
+            f"{where} has eos_token_id={found!r}; it must be token ids below {vocabulary:,}. Download it again."
+        )
+    return ids
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{size:,}" for size in shape)
+
+
+def _are_ids(ids: object) -> bool:
+    return isinstance(ids, list) and all(type(each) is int and each >= 0 for each in ids)
