@@ -32,7 +32,10 @@ def test_what_is_said_of_the_caching_figures_is_in_them() -> None:
     short, long = (caching_rows(question=32, new=16, document=document) for document in (100, 4000))
     off, hit, hit_short = long["off"], long["prefix, hit on disk"], short["prefix, hit on disk"]
     sooner = [off[what]["median"] / hit[what]["median"] for what in ("ttft", "total")]
-    assert f"the first token {sooner[0]:.0f} times sooner than without caching and the answer {sooner[1]:.1f} times" in PAGE
+    assert (
+        f"the first token {sooner[0]:.0f} times sooner than without caching and the answer {sooner[1]:.1f} times"
+        in PAGE
+    )
     limit = caching_rows(question=32, document=4000)["limit"]
     least = limit["compute"]["median"] + limit["read"]["median"]
     assert f"at {hit['ttft']['median'] / least:.2f} times the limit" in PAGE
@@ -54,7 +57,12 @@ def test_embedding_figures_are_the_benchmark_s() -> None:
     found = result("embedding")
     speeds = found["tokens_per_second"]
     rows = [
-        [name, f"{speeds[name]:,.0f}", f"{found['speedup'].get(name, 1):.2f}", f"{found['largest_difference'][name]:.1e}"]
+        [
+            name,
+            f"{speeds[name]:,.0f}",
+            f"{found['speedup'].get(name, 1):.2f}",
+            f"{found['largest_difference'][name]:.1e}",
+        ]
         for name in speeds
     ]
     limit = ["limit: linear layers alone", f"{found['limit_tokens_per_second']:,.0f}", "", ""]

@@ -58,4 +58,6 @@ def test_the_check_of_code_that_does_not_run_finds_what_does_not_exist() -> None
         "grit has no embed",
         "other is not defined",
     ]
-    assert not unresolved("from grit_integrations import GritLM\nGritLM('x', device='cuda').generate('?', caching='off')")
+    assert not unresolved(
+        "from grit_integrations import GritLM\nGritLM('x', device='cuda').generate('?', caching='off')"
+    )

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 BENCHMARKS = DOCS / "benchmarks.md"
-CARD = ROOT / "grit_integrations" / "bundled" / "grit-mini" / "README.md"
+PACKAGE = ROOT / "grit_integrations"
+MINI = PACKAGE / "bundled" / "grit-mini"
+CARD = MINI / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
@@ -67,15 +69,18 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
-def table(text: str, first: str) -> list[list[str]]:
-    """Return the cells of the rows below the header that begins with the cells `first`.
+def constant(room: str, name: str) -> int:
+    """Return a number that a module of a room holds under a private name, whichever module it is."""
+    files = [file.read_text(encoding="utf-8") for file in (PACKAGE / room).rglob("*.py")]
+    (found,) = (int(value) for text in files for value in re.findall(rf"^{name} = (\d+)\b", text, flags=re.MULTILINE))
+    return found
 
-    Raises:
-        AssertionError: not exactly one table begins so.
-    """
-    parts = re.split(rf"^\|[ ]?{re.escape(first)} \|", text, flags=re.MULTILINE)
+
+def table(text: str, first: str) -> list[list[str]]:
+    """Return the cells of the rows below the one header whose cells begin with `first`."""
+    parts = re.split(rf"^\|[ ]?{re.escape(first)}.*\n", text, flags=re.MULTILINE)
     assert len(parts) == 2, f"{len(parts) - 1} tables begin with {first!r}"
-    rows = parts[1].split("\n\n")[0].splitlines()[2:]
+    rows = parts[1].split("\n\n")[0].splitlines()[1:]
     return [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
 
 
