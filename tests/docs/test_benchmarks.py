@@ -1,4 +1,4 @@
-"""The tables of `docs/benchmarks.md`, and those of other pages that repeat a benchmark, are what the benchmarks wrote."""
+"""The tables of `docs/benchmarks.md`, and those of pages that repeat a benchmark, are what the benchmarks wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that a page shows: options are those of `--help`, modules and scripts exist, and what is printed is printed."""
+"""Commands that a page shows: options are those of `--help`, modules and scripts exist, and outputs are real."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lines_of(block: Block) -> list[str]:
 
 def words(line: str) -> list[str]:
     """Return the words of the part of a line that runs this project: what stands behind `grit`, `python` or `make`."""
-    line = line.split("| ")[-1].replace("$(which grit)", "grit").split(" > ")[0]
+    line = line.rpartition("| ")[2].replace("$(which grit)", "grit").partition(" > ")[0]
     parts = shlex.split(line, comments=True)
     starts = [index for index, word in enumerate(parts) if word in ("grit", "python", "make")]
     return parts[starts[0] :] if starts else []
