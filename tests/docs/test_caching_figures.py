@@ -9,13 +9,14 @@ import re
 
 import pytest
 import torch
-from pages import DOCS, MINI, ROOT, constant, result, table
+from pages import DOCS, MINI, ROOT, constant, prose, result, table
 
 from grit_integrations import CachePolicy, KVCacheStore
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.prompts.verbatim import RecentDocuments
 
 PAGE = (DOCS / "caching.md").read_text(encoding="utf-8")
+PROSE = prose(DOCS / "caching.md")
 BLOCK = 192  # tokens
 ID = 4  # bytes of a token's id
 NUMBER = {"float32": 4, "bfloat16": 2}
@@ -134,7 +135,7 @@ def test_load_speeds_are_the_benchmark_s() -> None:
         if (row.get("document"), row.get("question"), row.get("new")) == (4000, 32, 16) and row.get("load")
     }
     disk, page_cache = rows["prefix, hit on disk, page cache dropped"], rows["prefix, hit on disk"]
-    assert f"{disk:.1f} GB/s from disk and {page_cache:.1f} GB/s from the page cache" in PAGE
+    assert f"{disk:.1f} GB/s from disk and {page_cache:.1f} GB/s from the page cache" in PROSE
 
 
 def test_defaults_and_constants_are_those_of_the_code() -> None:
@@ -148,10 +149,10 @@ def test_defaults_and_constants_are_those_of_the_code() -> None:
     assert options is not None
     shown = dict(re.findall(r"^    (\w+)=(.+?),  #", "".join(options.groups()), re.MULTILINE))
     assert {name: repr(defaults[name]).replace("'", '"') for name in shown} == shown
-    assert f"blocks of {constant('kv', '_MEASURABLE')} tokens or more" in PAGE
-    assert f"at least {constant('prompts', '_LEAST')} characters" in PAGE
-    assert f"the last {inspect.signature(RecentDocuments).parameters['limit'].default} texts" in PAGE
-    assert f"{defaults['ram_bytes'].removesuffix('MB')} MB of main memory" in PAGE
+    assert f"blocks of {constant('kv', '_MEASURABLE')} tokens or more" in PROSE
+    assert f"at least {constant('prompts', '_LEAST')} characters" in PROSE
+    assert f"the last {inspect.signature(RecentDocuments).parameters['limit'].default} texts" in PROSE
+    assert f"{defaults['ram_bytes'].removesuffix('MB')} MB of main memory" in PROSE
     mini, seven = shape_of("grit-mini"), shape_of("GritLM-7B")
     smaller = [native(seven, "bfloat16") / int8(seven), native(mini, "float32") / int8(mini)]
     assert [round(factor) for factor in smaller] == [2, 4] and '"int8": 2 to 4 times smaller' in PAGE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pages import CARD, result, table
+from pages import CARD, prose, result, table
 
 TEXT = CARD.read_text(encoding="utf-8")
 ANSWERS, RETRIEVAL = result("grit-mini-answers"), result("grit-mini-retrieval")
@@ -91,3 +91,25 @@ def test_triples() -> None:
         [role, str(found["triples"]), spread(found["similar nearer"]), f"{found['mean margin']:.3f}"]
         for role, found in ANSWERS["triples"].items()
     ]
+
+
+def test_what_the_card_says_it_can_do_is_in_the_tables() -> None:
+    said = prose(CARD).replace("+.", "+0.")
+    sets = result("retrieval")["sets"]
+    cosine = "verdicts + 15 x cosine, blocks and vectors stored"
+    squad, selqa = (sets[name]["systems"] for name in ("squad-v1.1-dev-part", "selqa"))
+    gains = [spread(systems["verdicts, top 10"]["gain"], sign="+") for systems in (squad, selqa)]
+    assert f"nDCG@10 {gains[0]} on SQuAD, {gains[1]} on SelQA" in said
+    for top, words in ((10, "added"), (50, "the first 50")):
+        first, second = (f"{systems[f'{cosine}, top {top}']['gain']['value']:+.3f}" for systems in (squad, selqa))
+        assert f"{words} {first} and {second}" in said
+    found = {arm_of(arm): 100 * arm["f1"]["value"] for arm in ON_SQUAD["arms"]}
+    rule, sentence = (
+        100 * ON_SQUAD["baselines"][name]["f1"]["value"]
+        for name in ("rule by question type", "sentence with most shared words")
+    )
+    assert f"F1 {found['gold', 'off', 'spans:1-echo']:.0f} on human questions" in said
+    assert f"rule by question type ({rule:.0f}), far above a whole sentence ({sentence:.0f})" in said
+    assert f"Without the choice of a sentence it is at {found['gold', 'off', 'spans']:.0f}." in said
+    assert f"F1 {found['gold', 'off', 'free']:.0f} with the gold passage" in said
+    assert f"(AUC {ANSWERS['refusal']['auc']['spans:1-echo']['value']:.2f})" in said

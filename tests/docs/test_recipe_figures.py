@@ -8,14 +8,12 @@ import re
 from typing import Any
 
 import tomllib
-from pages import CARD, DOCS, MINI, README, ROOT, constant, result
+from pages import CARD, DOCS, MINI, README, ROOT, constant, prose, result
 
 from grit_integrations import Quoting
 from grit_integrations.evaluation.run import EvaluationOptions, all_arms
 
-EVALUATION = (DOCS / "evaluation.md").read_text(encoding="utf-8")
-TRAINING = (DOCS / "training.md").read_text(encoding="utf-8")
-QUOTING = (DOCS / "quoting.md").read_text(encoding="utf-8")
+EVALUATION, TRAINING, QUOTING = (prose(DOCS / f"{page}.md") for page in ("evaluation", "training", "quoting"))
 CONFIG = json.loads((MINI / "config.json").read_text())
 SIZE = f"{result('grit-mini-answers')['model']['parameters'] / 1e6:.1f}"
 
@@ -67,7 +65,7 @@ def test_the_recipe_that_is_described_is_the_one_that_is_kept() -> None:
 def test_the_model_is_as_large_as_its_config() -> None:
     layers, width = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
     assert f"with {SIZE} million parameters ({width} wide, {layers} layers)" in TRAINING
-    card = CARD.read_text(encoding="utf-8")
+    card = prose(CARD)
     heads, kv_heads, dim = (CONFIG[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     assert f"language model of {SIZE} million parameters" in card
     shape = f"{width} wide, {layers} layers, {heads} heads of {dim} ({kv_heads} for keys and values)"
@@ -75,10 +73,10 @@ def test_the_model_is_as_large_as_its_config() -> None:
     assert f"untied, {CONFIG['vocab_size']:,} byte-level BPE tokens" in card
     assert f"mean pooling, {width} dimensions" in card
     assert f"({(MINI / 'model.safetensors').stat().st_size / 1e6:.0f} MB)" in card
-    assert f"has {SIZE}M parameters" in README.read_text(encoding="utf-8")
+    assert f"has {SIZE}M parameters" in prose(README)
 
 
 def test_the_card_s_steps_and_minutes_are_the_recipes() -> None:
-    card = CARD.read_text(encoding="utf-8")
+    card = prose(CARD)
     assert f"{recipe('grit-mini.toml')['bag_steps']} steps on the embedding table alone" in card
     assert re.search(rf"[\d,]+ steps in {recipe('grit-mini-2.toml')['minutes']:.0f} minutes", card)

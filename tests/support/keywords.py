@@ -122,16 +122,10 @@ def _result(called: object) -> object:
     if inspect.isclass(called):
         return _Made(called)
     owner = getattr(called, "__self__", None)
-    if inspect.isclass(owner) and _hints(called).get("return") in (typing.Self, _typing_extensions_self()):
+    if inspect.isclass(owner) and _hints(called).get("return") is typing.Self:
         return _Made(owner)
     returned = _hints(called).get("return")
     return _Made(returned) if inspect.isclass(returned) else _UNKNOWN
-
-
-def _typing_extensions_self() -> object:
-    import typing_extensions
-
-    return typing_extensions.Self
 
 
 def _hints(called: object) -> dict[str, Any]:

@@ -49,6 +49,11 @@ def pages() -> list[Path]:
     return [README, *sorted(DOCS.glob("*.md")), CARD]
 
 
+def prose(page: Path) -> str:
+    """Return the text of a page as one line, however it is broken into lines."""
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
 def blocks(page: Path) -> list[Block]:
     """Return the fenced blocks of a page in order; an output belongs to the block before it."""
     text = page.read_text(encoding="utf-8")
