@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import PACKAGE, ROOT, pages
+import tomllib
+from pages import DOCS, PACKAGE, ROOT, pages, prose
 
 import grit_integrations
 
@@ -48,3 +49,13 @@ def test_classes_that_look_like_ours_are_public(page: Path) -> None:
     public = {*grit_integrations.__all__, *langchain.__all__, *llama_index.__all__, "GritEmbeddingFunction"}
     named = set(re.findall(r"`(Grit[A-Z]\w+|ChatGrit)\b", page.read_text(encoding="utf-8")))
     assert named <= public
+
+
+def test_extras_that_are_named_exist_and_the_quickstart_names_all() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"dev"}
+    for page in pages():
+        installs = re.findall(r"pip install .*?\bgrit.integrations(?:\[([\w,-]+)\])?", page.read_text(encoding="utf-8"))
+        assert {extra for each in installs for extra in each.split(",") if extra} <= extras
+    listed = prose(DOCS / "quickstart.md").split("The extras are ")[1].split(" On Linux")[0]
+    assert set(re.findall(r"`([\w-]+)`", listed)) == extras
