@@ -19,7 +19,7 @@ check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## the README's figures of speed and memory; writes JSON and plots to benchmarks/results
+bench: $(VENV)/.dev  ## the figures of docs/benchmarks.md; writes JSON and plots to benchmarks/results
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps kvboost==0.9.0

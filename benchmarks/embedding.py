@@ -106,7 +106,7 @@ def run(texts: list[str], rounds: int, directory: Path) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> None:
-    """Print the table that the README shows."""
+    """Print the table that docs/benchmarks.md shows."""
     print(f"\n{result['model']}; {result['texts']} texts, {result['tokens']:,} tokens; {result['environment']}")
     print("| arm | tokens/s | times slower | largest difference of a vector's component |")
     print("|---|---|---|---|")

@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def report(results: dict[str, int], parameters: int) -> None:
-    """Print the table that the README shows."""
+    """Print the table that docs/benchmarks.md shows."""
     one = results["one GritLM, no framework"]
     print(f"random Mistral, 230M parameters, float32; {environment()}")
     print("| arm | memory added | against one load |")

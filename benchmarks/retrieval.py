@@ -125,7 +125,7 @@ def run_set(plain: GritLM, keeping: GritLM, found: RetrievalSet, depths: Sequenc
 
 
 def report(result: dict[str, Any]) -> None:
-    """Print the tables that the README shows."""
+    """Print the tables that docs/benchmarks.md shows."""
     print(f"\n{result['model']}, {result['precision']}; {result['environment']}")
     for name, figures in result["sets"].items():
         print(f"\n{name}: {figures['queries']} questions, {figures['passages']:,} passages\n")
