@@ -65,15 +65,16 @@ def check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], 
     wanted = config["num_hidden_layers"]
     if layers != set(range(wanted)):
         raise ModelLoadError(
-            f"{name}: the weights have {len(layers)} layers, config.json says {wanted}. They do not belong together: "
+            f"{name}: the weights have {len(layers)} layers, config.json says {wanted}. They do not belong "
+            "together: "
             "download the checkpoint again."
         )
     for tensor, entry in tensors.items():
         shape = (config["vocab_size"], config["hidden_size"])
         if tensor.endswith("embed_tokens.weight") and entry.shape != shape:
             raise ModelLoadError(
-                f"{name}: {tensor} is {_shown(entry.shape)}, config.json says {_shown(shape)}. They do not belong together: "
-                "download the checkpoint again."
+                f"{name}: {tensor} is {_shown(entry.shape)}, config.json says {_shown(shape)}. They do not belong "
+                "together: download the checkpoint again."
             )
 
 
