@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from grit_integrations.options import Caching
 
+Vectors = npt.NDArray[np.float32]  # (texts, dim)
 FinishReason = Literal["stop", "length"]
 
 
@@ -126,6 +130,11 @@ class GenerationChunk:
     text: str
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     generation: Generation | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it adds nothing: text that may become a stop string is held back."""
+        return not (self.text or self.logprobs or self.generation)
 
 
 @dataclass(frozen=True, slots=True)
