@@ -59,7 +59,7 @@ def test_long_texts_are_refused_or_cut_as_asked(tiny: GritLM) -> None:
 
 def test_options_for_vectors_reach_a_named_model(tiny: GritLM) -> None:
     short = GritEmbeddings(model=tiny.source, truncate_dim=8, pooling="lasttoken", normalize=False)
-    assert (short.grit.pooling, short.grit.normalize, short.grit.dim) == ("lasttoken", False, 8)
+    assert (short.grit.pooling, short.grit.settings.normalize, short.grit.dim) == ("lasttoken", False, 8)
     assert len(short.embed_query("Hello")) == 8
 
 
