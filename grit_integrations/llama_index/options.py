@@ -74,7 +74,7 @@ class OptionComponent(GritComponent):
     @classmethod
     def _taken(cls, options: dict[str, Any], own: Options | None = None) -> dict[str, Any]:
         """Take the options of this kind out of `options`, and return all of them, checked, as the fields' values."""
-        given = {name: options.pop(name) for name in cls.option_names() & options.keys()}
+        given = {name: options.pop(name) for name in list(options) if name in cls.option_names()}
         whole = given.pop(cls._whole, None)
         settled = cls._kind.of(whole, given) if own is None else own.with_options(**given)
         return {option.name: getattr(settled, option.name) for option in fields(settled)}

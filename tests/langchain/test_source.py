@@ -14,9 +14,9 @@ from checkpoints import write_checkpoint
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField
 from langchain_helpers import answer, cache_read
+from loads import noted_loads
 
 from grit_integrations import GritLM, MissingExtraError, ModelLoadError, OptionError
-from grit_integrations.engine import engine
 from grit_integrations.langchain import ChatGrit, GritEmbeddings, GritLLM, GritReranker, GritRetriever
 
 ADAPTERS = [ChatGrit, GritLLM, GritEmbeddings]
@@ -109,15 +109,7 @@ PAGE = "The heart is a muscle that pumps blood through the vessels of the body. 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The checkpoints whose weights have been read so far."""
-    seen: list[str] = []
-    load_weights = engine.load_weights
-
-    def counting(checkpoint: Any, *args: Any, **options: Any) -> Any:
-        seen.append(checkpoint.name)
-        return load_weights(checkpoint, *args, **options)
-
-    monkeypatch.setattr(engine, "load_weights", counting)
-    return seen
+    return noted_loads(monkeypatch)
 
 
 @pytest.fixture
