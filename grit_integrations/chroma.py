@@ -8,10 +8,8 @@ either and refuse another model before any work is done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -165,10 +163,16 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
     def build_from_config(config: dict[str, Any]) -> GritEmbeddingFunction:
         """Return the function of a stored configuration; no file is opened before its first use.
 
-        Chroma builds it anew for every query, so the last few are kept: otherwise each query would load the weights.
+        Chroma builds it anew for every query: the model is the process's one of that name, with its loaded weights.
         """
         GritEmbeddingFunction.validate_config(config)
-        return _built(json.dumps(config, sort_keys=True))
+        function = GritEmbeddingFunction.__new__(GritEmbeddingFunction)  # the constructor would read files
+        options = {name: config[name] for name in ("revision", "dtype", "embedding_head", "pooling", "normalize")}
+        function.model = GritLM.named(config["model"], **options, truncate_dim=config["truncate_dim"] or None)
+        function.query_instruction = config["query_instruction"]
+        function.origin = _origin_of_config(config)
+        function._checked = False
+        return function
 
     @staticmethod
     def validate_config(config: dict[str, Any]) -> None:
@@ -284,25 +288,6 @@ def check_collection(collection: Collection, model: GritLM, *, document_instruct
             f"(fingerprint {wanted.fingerprint}). If you know that it made them, say so: "
             "collection.modify(metadata={**(collection.metadata or {}), **stamp(model)})."
         )
-
-
-@lru_cache(maxsize=4)
-def _built(config_json: str) -> GritEmbeddingFunction:
-    config = json.loads(config_json)
-    function = GritEmbeddingFunction.__new__(GritEmbeddingFunction)  # the constructor would read files
-    function.model = GritLM(
-        config["model"],
-        revision=config["revision"],
-        dtype=config["dtype"],
-        embedding_head=config["embedding_head"],
-        pooling=config["pooling"],
-        normalize=config["normalize"],
-        truncate_dim=config["truncate_dim"] or None,
-    )
-    function.query_instruction = config["query_instruction"]
-    function.origin = _origin_of_config(config)
-    function._checked = False
-    return function
 
 
 def _recorded_origin(collection: Collection) -> VectorOrigin | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict, get_args
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, TypedDict, get_args
+
+from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
 
@@ -85,21 +88,93 @@ METHODS: tuple[Method, ...] = get_args(Method)
 CANDIDATES = 20  # retrieved for a reranking if nobody says how many, as LangChain's searches for diversity do
 Score = Literal["probability", "logit"]
 
-OPTION_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of a call as one value. Callers may also give them one by one; what takes either asks `of`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {}  # other names of options, as other libraries call them
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return every name that an option may be given under."""
+        return [*(option.name for option in fields(cls)), *cls.aliases]
+
+    @classmethod
+    def of(cls, value: Self | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> Self:
+        """Return the options that are given as one value (or its plain data), one by one, or both.
+
+        Raises:
+            OptionError: something else than a value, an unknown name, a value outside its range, or an option that is
+                given both ways and differently.
+
+        Example:
+            >>> Decoding.of(Decoding(temperature=0.5), {"max_tokens": 8})
+            ... # doctest: +ELLIPSIS
+            Decoding(max_new_tokens=8, temperature=0.5, ...)
+        """
+        if value is not None and not isinstance(value, cls | Mapping):
+            kind = cls.__name__
+            raise OptionError(f"{kind.lower()}={value!r} is not possible. It must be a {kind}(...).")
+        whole = cls().with_options(**value) if isinstance(value, Mapping) else value or cls()
+        settled = whole.with_options(**overrides)
+        for name, found in whole.chosen().items():
+            if getattr(settled, name) != found:
+                raise OptionError(
+                    f"{name} is given twice, as {getattr(settled, name)!r} and within {cls.__name__.lower()} as "
+                    f"{found!r}. Give it once."
+                )
+        return settled
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Return what the class's docstring says of each option; nothing where Python has dropped docstrings."""
+        _, _, attributes = (cls.__doc__ or "").partition("Attributes:")
+        entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", attributes, re.MULTILINE)
+        names = [option.name for option in fields(cls)]
+        return {name: " ".join(text.split()) for name, text in entries if name in names}
+
+    def with_options(self, **overrides: Any) -> Self:
+        """Return a copy with single options put over these; `None` keeps what is here.
+
+        Raises:
+            OptionError: an unknown name (the message gives the nearest known one), one option under two names, or a
+                value outside its range.
+
+        Example:
+            >>> Decoding(temperature=0.5).with_options(max_tokens=8, temperature=None).max_new_tokens
+            8
+        """
+        changes: dict[str, Any] = {}
+        for name, value in overrides.items():
+            if name not in self.names():
+                raise OptionError.unknown(name, self.names())
+            if value is None:
+                continue
+            target = self.aliases.get(name, name)
+            if target in changes and changes[target] != value:
+                raise OptionError(f"{target} is given twice, as {changes[target]!r} and as {value!r}. Give it once.")
+            changes[target] = value
+        return replace(self, **changes)
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the options that are not at their default."""
+        values = {option.name: (getattr(self, option.name), option.default) for option in fields(self)}
+        return {name: value for name, (value, default) in values.items() if default is MISSING or value != default}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quoting:
+class Quoting(Options):
     """How an answer is held to the documents' own words. `docs/quoting.md` explains the methods.
 
     Attributes:
         method: `"tokens"` chooses token by token among those that continue a span, greedily or by sampling; `"spans"`
             scores every span of up to `longest` tokens and takes the best; `"sentences"` scores each picked sentence,
             or run of `neighbours` of them, as a whole.
-        sentences: quote only from so many sentences of all documents, those nearest to the question by the model's own
-            embeddings and shared words; 0 quotes from all of them.
-        neighbours: so many neighbouring sentences are picked together; fewer where a paragraph has no more.
-        longest: at most so many tokens in a scored span (`"spans"` only).
+        sentences: quote only from this many sentences of all documents, those nearest to the question by the model's
+            own embeddings and shared words; 0 quotes from all of them.
+        neighbours: how many neighbouring sentences are picked together; fewer where a paragraph has no more.
+        longest: at most this many tokens in a scored span (`"spans"` only).
         length_penalty: a quote's score is its log-probability over its tokens to this power.
         echo: whether a quote may begin with a word of the question. A small model likes to point at what it was asked
             about; where nothing else is left, this is ignored.
@@ -127,23 +202,27 @@ class Quoting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
+class Decoding(Options):
     """How tokens are chosen and when they end. Checked when it is made.
 
+    `with_options` also knows `max_tokens` and `stop_sequences`, as other libraries call them.
+
     Attributes:
-        max_new_tokens: at most so many tokens, at least 1.
+        max_new_tokens: at most this many tokens, at least 1.
         temperature: 0 is greedy; above 0 samples from logits divided by it.
         top_p: keep the smallest set of tokens whose probability reaches it, in (0, 1].
         top_k: keep the k likeliest tokens; 0 keeps all.
         seed: makes sampling repeatable; `None` draws a new one.
         repetition_penalty: above 1 makes tokens that already occurred (prompt included) less likely.
         stop: strings that end the text; they may span tokens and are not part of it.
-        logprobs: report each token's log-probability and that of so many alternatives; `None` reports none.
+        logprobs: report each token's log-probability and that of this many alternatives; `None` reports none.
         quote: hold the answer to one span of the documents, word for word; `True` means `Quoting()`.
 
     Raises:
         OptionError: a value outside its range, or options that contradict each other.
     """
+
+    aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -156,7 +235,8 @@ class Decoding:
     quote: bool | Quoting = False
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        several = isinstance(self.stop, Iterable) and not isinstance(self.stop, str)
+        stop = tuple(self.stop) if several else (self.stop,)
         object.__setattr__(self, "stop", stop)
         for name in ("temperature", "top_p", "repetition_penalty"):  # 1 and 1.0 are one request, also as a cache key
             value = getattr(self, name)
@@ -170,8 +250,11 @@ class Decoding:
         _check(_is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
         _check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
         _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
-        _check(isinstance(self.quote, bool | Quoting), "quote", self.quote, "True, False or a Quoting")
-        object.__setattr__(self, "quote", Quoting() if self.quote is True else self.quote)
+        quote: object = self.quote
+        if isinstance(quote, Mapping):  # a Quoting's plain data, read back
+            quote = Quoting().with_options(**quote)
+        _check(isinstance(quote, bool | Quoting), "quote", quote, "True, False or a Quoting")
+        object.__setattr__(self, "quote", Quoting() if quote is True else quote)
         self._check_search()
 
     @property
@@ -189,31 +272,6 @@ class Decoding:
                 "method='tokens'."
             )
 
-    def with_options(self, **overrides: Any) -> Decoding:
-        """Return a copy with per-call options put over these; `None` keeps what is here.
-
-        `max_tokens` and `stop_sequences`, as other libraries call them, mean `max_new_tokens` and `stop`.
-
-        Raises:
-            OptionError: an unknown name (the message gives the nearest known one), one option under two names, or a
-                value outside its range.
-
-        Example:
-            >>> Decoding(temperature=0.5).with_options(max_tokens=8, temperature=None).max_new_tokens
-            8
-        """
-        known = [option.name for option in fields(self)]
-        changes: dict[str, Any] = {}
-        for name, value in overrides.items():
-            target = OPTION_ALIASES.get(name, name)
-            if target not in known:
-                raise OptionError.unknown(name, [*known, *OPTION_ALIASES])
-            if value is None:
-                continue
-            if changes.setdefault(target, value) != value:
-                raise OptionError(f"{target} is given twice, as {changes[target]!r} and as {value!r}. Give it once.")
-        return replace(self, **changes)
-
 
 class RerankingOptions(TypedDict, total=False):
     """The keyword arguments of `Reranking`, all of them optional."""
@@ -229,7 +287,7 @@ class RerankingOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reranking:
+class Reranking(Options):
     """How passages are put in order.
 
     Attributes:
@@ -242,10 +300,10 @@ class Reranking:
             (`grit_config.json`), else `"query-first"`.
         score: of pointwise: `"probability"` is P(yes) among yes and no, in 0..1; `"logit"` is yes's raw logit, which
             the reference sorts by.
-        cosine: of pointwise: so many times the cosine of query and passage is added to the score, before it becomes a
+        cosine: of pointwise: the cosine of query and passage, times this, is added to the score, before it becomes a
             probability. Vectors and verdicts err differently, so both together may order better than either; where no
             vectors are given, the passages are embedded for it.
-        passage_tokens: what is longer loses its end; by default as many as fit into the window.
+        passage_tokens: a longer passage is truncated; by default each has as many tokens as fit into the window.
         window: passages in one listwise prompt.
         step: passages by which the window moves, from the last to the first.
         instruction: what the query is embedded under, for `"embedding"` and `cosine`.
@@ -274,18 +332,44 @@ class Reranking:
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is unknown. Use one of {', '.join(map(str, known))}."
                 )
-        if not math.isfinite(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
+        if not _is_number(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
             raise OptionError(
-                f"cosine={self.cosine} with method={self.method!r} is not possible. Give a number from 0 up, with "
+                f"cosine={self.cosine!r} with method={self.method!r} is not possible. Give a number from 0 up, with "
                 "method='pointwise'."
             )
-        if self.passage_tokens is not None and self.passage_tokens < 1:
-            raise OptionError(f"passage_tokens={self.passage_tokens} is too few. Give at least 1, or None for all.")
-        if self.window < 2 or not 1 <= self.step < self.window:
+        if self.passage_tokens is not None and not _is_count(self.passage_tokens, 1):
             raise OptionError(
-                f"window={self.window} and step={self.step}: a window has at least 2 passages and moves by 1 or more, "
-                "but by fewer than it has. RankGPT uses 20 and 10."
+                f"passage_tokens={self.passage_tokens!r} is not possible. Give a whole number from 1 up, or None for "
+                "all."
             )
+        if not _is_count(self.window, 2) or not _is_count(self.step, 1) or self.step >= self.window:
+            raise OptionError(
+                f"window={self.window!r} and step={self.step!r}: a window has at least 2 passages and moves by 1 or "
+                "more, but by fewer than it has. RankGPT uses 20 and 10."
+            )
+        _check(isinstance(self.instruction, str), "instruction", self.instruction, "a string")
+
+
+def check_top_n(top_n: object) -> int | None:
+    """Return how many of the best are wanted; `None` is all of them.
+
+    Raises:
+        OptionError: neither `None` nor a whole number from 1 up.
+    """
+    if top_n is None or (isinstance(top_n, int) and _is_count(top_n, 1)):
+        return top_n
+    raise OptionError(f"top_n={top_n!r} is not possible. Give a whole number from 1 up, or None for all.")
+
+
+def check_prefer_cached(margin: object) -> float:
+    """Return by how much a document may score less and still stand first because it is stored; 0 is not at all.
+
+    Raises:
+        OptionError: not a finite number from 0 up.
+    """
+    if isinstance(margin, int | float) and _is_number(margin) and margin >= 0:
+        return float(margin)
+    raise OptionError(f"prefer_cached={margin!r} is not possible. It must be 0 (off) or more.")
 
 
 def _is_number(value: object) -> bool:

@@ -131,6 +131,11 @@ class GenerationChunk:
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     generation: Generation | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it adds nothing: text that may become a stop string is held back."""
+        return not (self.text or self.logprobs or self.generation)
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:

@@ -1,43 +1,35 @@
 """ChatGrit: the generative half of a GritLM as a LangChain chat model.
 
 Input: `messages.as_turns` turns LangChain's messages into turns, `documents.known_texts` finds the documents that
-tools left beside them, `options.GenerationOptions._request` settles the options, `documents=` among them. Output: the
-functions at the end shape the core's chunks and generations. The methods between only hand over.
+tools left beside them, `generation.GritGenerator` settles the options, `documents=` among them. Output: `responses`
+shapes the core's chunks and generations. The methods here only hand over.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, model_validator
 from typing_extensions import Self
 
 from grit_integrations import __version__
 from grit_integrations.errors import EmptyTextError, GritError
 from grit_integrations.langchain.documents import known_texts
+from grit_integrations.langchain.generation import GritGenerator
 from grit_integrations.langchain.messages import as_turns
-from grit_integrations.langchain.options import (
-    GenerationOptions,
-    Request,
-    openai_logprobs,
-    response_metadata,
-    says_something,
-)
-from grit_integrations.langchain.quotes import as_citations
+from grit_integrations.langchain.responses import chat_chunk, chat_result
 from grit_integrations.model import GritLM
-from grit_integrations.results import Generation, GenerationChunk, Usage
 
 
-class ChatGrit(GenerationOptions, BaseChatModel):
+class ChatGrit(GritGenerator, BaseChatModel):
     """Chat with GritLM in this process: no server, no key, the weights shared with `GritEmbeddings`.
 
     Instantiate:
@@ -110,6 +102,10 @@ class ChatGrit(GenerationOptions, BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...  # type checkers do not see those made of options
+
     @model_validator(mode="after")
     def _set_chat_grit_version(self) -> Self:
         self._add_version("grit_integrations", __version__)
@@ -128,7 +124,7 @@ class ChatGrit(GenerationOptions, BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return self._identity(self._request(None, {}))
+        return self._identity(self._call_of(None, {}))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._trace("chat", stop, kwargs)
@@ -162,10 +158,10 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(stop, kwargs)
-        options = request.options(known_texts(messages))
-        generation = request.grit.generate(as_turns(messages), request.documents, **options)
-        return _result(generation, request)
+        call = self._call_of(stop, kwargs)
+        options = call.options(known_texts(messages))
+        generation = call.grit.generate(as_turns(messages), call.documents, **options)
+        return chat_result(generation, call)
 
     async def _agenerate(
         self,
@@ -174,10 +170,10 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(stop, kwargs)
-        options = request.options(known_texts(messages))
-        generation = await request.grit.agenerate(as_turns(messages), request.documents, **options)
-        return _result(generation, request)
+        call = self._call_of(stop, kwargs)
+        options = call.options(known_texts(messages))
+        generation = await call.grit.agenerate(as_turns(messages), call.documents, **options)
+        return chat_result(generation, call)
 
     def _stream(
         self,
@@ -186,11 +182,13 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request = self._request(stop, kwargs)
-        options = request.options(known_texts(messages))
-        with request.grit.stream(as_turns(messages), request.documents, **options) as stream:
-            for piece in filter(says_something, stream):
-                chunk = _chunk(piece, request)
+        call = self._call_of(stop, kwargs)
+        options = call.options(known_texts(messages))
+        with call.grit.stream(as_turns(messages), call.documents, **options) as stream:
+            for piece in stream:
+                if piece.is_empty:
+                    continue
+                chunk = chat_chunk(piece, call)
                 if run_manager:
                     run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -202,13 +200,13 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request = self._request(stop, kwargs)
-        options = request.options(known_texts(messages))
-        async with await request.grit.astream(as_turns(messages), request.documents, **options) as stream:
+        call = self._call_of(stop, kwargs)
+        options = call.options(known_texts(messages))
+        async with await call.grit.astream(as_turns(messages), call.documents, **options) as stream:
             async for piece in stream:
-                if not says_something(piece):
+                if piece.is_empty:
                     continue
-                chunk = _chunk(piece, request)
+                chunk = chat_chunk(piece, call)
                 if run_manager:
                     await run_manager.on_llm_new_token(piece.text, chunk=chunk)
                 yield chunk
@@ -225,49 +223,8 @@ class ChatGrit(GenerationOptions, BaseChatModel):
         return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
 
 
-def _result(generation: Generation, request: Request) -> ChatResult:
-    message = AIMessage(
-        content=cast("Any", _content(generation.text, generation, request)),
-        usage_metadata=_usage(generation.usage),
-        response_metadata={**response_metadata(generation, request), **openai_logprobs(generation.logprobs)},
-    )
-    return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _chunk(piece: GenerationChunk, request: Request) -> ChatGenerationChunk:
-    content = _content(piece.text, piece.generation, request)
-    if isinstance(content, list):
-        content[0]["index"] = 0  # pieces of one block merge into it
-    message = AIMessageChunk(content=cast("Any", content), response_metadata=openai_logprobs(piece.logprobs))
-    if piece.generation is not None:  # the last one: what merging must find exactly once
-        message.usage_metadata = _usage(piece.generation.usage)
-        message.response_metadata.update(response_metadata(piece.generation, request))
-        message.chunk_position = "last"
-    return ChatGenerationChunk(message=message)
-
-
-def _content(text: str, generation: Generation | None, request: Request) -> str | list[dict[str, Any]]:
-    """Return a text as it is; of a quoted answer, a text block, whose citations come with the whole generation."""
-    if request.decoding.quoting is None:
-        return text
-    quotes = () if generation is None else generation.quotes
-    annotations = {"annotations": as_citations(quotes, request.passages)} if quotes else {}
-    return [{"type": "text", "text": text, **annotations}]
-
-
-def _usage(usage: Usage) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        input_token_details=InputTokenDetails(
-            cache_read=usage.cache_read_tokens, cache_creation=usage.cache_creation_tokens
-        ),
-    )
-
-
 def _window_without_network(grit: GritLM) -> int | None:
-    known = grit if grit.is_loaded else GritLM(grit.source, revision=grit.revision, local_files_only=True)
+    known = grit if grit.is_loaded else GritLM.named(grit.source, revision=grit.revision, local_files_only=True)
     try:
         return known.window
     except GritError:

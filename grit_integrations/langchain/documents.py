@@ -12,7 +12,7 @@ from grit_integrations.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class DocumentText:
     """A document as the model reads it, and what is known of it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Passage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def as_passages(documents: object) -> tuple[Passage, ...]:
+def document_texts(documents: object) -> tuple[DocumentText, ...]:
     """Return `documents` with blank ones left out; `None` is no documents.
 
     Raises:
@@ -36,8 +36,8 @@ def as_passages(documents: object) -> tuple[Passage, ...]:
 
     Example:
         >>> from langchain_core.documents import Document
-        >>> passages = as_passages([Document("The heart pumps blood.", id="h"), " ", "Stars shine."])
-        >>> [(passage.text, passage.index, passage.id) for passage in passages]
+        >>> texts = document_texts([Document("The heart pumps blood.", id="h"), " ", "Stars shine."])
+        >>> [(each.text, each.index, each.id) for each in texts]
         [('The heart pumps blood.', 0, 'h'), ('Stars shine.', 2, None)]
     """
     if documents is None:
@@ -46,8 +46,8 @@ def as_passages(documents: object) -> tuple[Passage, ...]:
         raise OptionError(
             f"documents is a {type(documents).__name__}. It must be a list of Documents or strings: [document]."
         )
-    passages = [_passage(document, index) for index, document in enumerate(documents)]
-    return tuple(passage for passage in passages if passage.text.strip())
+    texts = [_text(document, index) for index, document in enumerate(documents)]
+    return tuple(each for each in texts if each.text.strip())
 
 
 def known_texts(messages: Sequence[BaseMessage]) -> list[str]:
@@ -61,14 +61,14 @@ def known_texts(messages: Sequence[BaseMessage]) -> list[str]:
     return [text for text in texts if text is not None and text.strip()]
 
 
-def _passage(document: object, index: int) -> Passage:
+def _text(document: object, index: int) -> DocumentText:
     text = document if isinstance(document, str) else _page_content(document)
     if text is None:
         raise OptionError(
             f"Document {index} is a {type(document).__name__}. It must be a Document, a string, or have a page_content."
         )
     own_id, metadata = _attribute(document, "id"), _attribute(document, "metadata")
-    return Passage(
+    return DocumentText(
         text,
         index,
         None if own_id is None else str(own_id),

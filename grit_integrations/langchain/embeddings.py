@@ -9,7 +9,7 @@ from typing import ClassVar
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
-from grit_integrations.langchain.options import ModelSource
+from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import Pooling
 from grit_integrations.results import Vectors
 
@@ -38,6 +38,7 @@ class GritEmbeddings(ModelSource, Embeddings):
         True
 
     Raises:
+        OptionError: an option that does not exist, an impossible value, or one that the `GritLM` given has already.
         EmptyTextError: a text is blank; the message names its index.
         PromptError: not a string, NUL, lone surrogate.
         ContextOverflowError: a text is longer than the model's window and `truncate` is off.
@@ -64,7 +65,7 @@ class GritEmbeddings(ModelSource, Embeddings):
     """Return vectors of unit length, when `model` is a name."""
 
     truncate_dim: int | None = None
-    """Keep only so many leading dimensions, when `model` is a name."""
+    """How many leading dimensions are kept, when `model` is a name; `None` keeps all."""
 
     _load_fields: ClassVar[tuple[str, ...]] = (*ModelSource._load_fields, "pooling", "normalize", "truncate_dim")
 

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.outputs import Generation as LLMGeneration
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 from langchain_core.outputs import LLMResult
 from pydantic import ConfigDict, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from grit_integrations import __version__
-from grit_integrations.langchain.options import (
-    PROVIDER,
-    GenerationOptions,
-    Request,
-    openai_logprobs,
-    response_metadata,
-    says_something,
-)
-from grit_integrations.results import Generation, GenerationChunk, Usage
+from grit_integrations.langchain.generation import PROVIDER, GritGenerator
+from grit_integrations.langchain.responses import llm_chunk, llm_result
 
 _TRACING = ("tags", "metadata", "run_name", "run_id")
 
 
-class GritLLM(GenerationOptions, BaseLLM):
+class GritLLM(GritGenerator, BaseLLM):
     """Complete text with GritLM. A prompt is one user turn; use `ChatGrit` for conversations.
 
     Instantiate:
@@ -61,12 +52,20 @@ class GritLLM(GenerationOptions, BaseLLM):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...  # type checkers do not see those made of options
+
     @model_validator(mode="after")
     def _set_grit_llm_version(self) -> Self:
         self._add_version("grit_integrations", __version__)
         return self
 
     _call: dict[str, Any] | None = PrivateAttr(default=None)  # options of the one call that a copy is made for
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Pass on to LangChain's own hook, which pydantic's private attributes would otherwise replace."""
+        super().model_post_init(context)
 
     def generate(
         self,
@@ -109,7 +108,7 @@ class GritLLM(GenerationOptions, BaseLLM):
     def _identifying_params(self) -> Mapping[str, Any]:
         if self._call is not None:
             return self._answer_key(None, self._call)
-        return self._identity(self._request(None, {}))
+        return self._identity(self._call_of(None, {}))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._trace("llm", stop, kwargs)
@@ -121,11 +120,11 @@ class GritLLM(GenerationOptions, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        request = self._request(stop, kwargs)
+        call = self._call_of(stop, kwargs)
         with ExitStack() as running:  # an error of one closes them all
-            start = partial(request.grit.stream, documents=request.documents, **request.options())
+            start = partial(call.grit.stream, documents=call.documents, **call.options())
             streams = [running.enter_context(start(prompt)) for prompt in prompts]
-            return _result([stream.result() for stream in streams], request)
+            return llm_result([stream.result() for stream in streams], call)
 
     async def _agenerate(
         self,
@@ -134,11 +133,11 @@ class GritLLM(GenerationOptions, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        request = self._request(stop, kwargs)
+        call = self._call_of(stop, kwargs)
         async with AsyncExitStack() as running:
-            start = partial(request.grit.astream, documents=request.documents, **request.options())
+            start = partial(call.grit.astream, documents=call.documents, **call.options())
             streams = [await running.enter_async_context(await start(prompt)) for prompt in prompts]
-            return _result([await stream.aresult() for stream in streams], request)
+            return llm_result([await stream.aresult() for stream in streams], call)
 
     def _stream(
         self,
@@ -147,10 +146,12 @@ class GritLLM(GenerationOptions, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[LLMGenerationChunk]:
-        request = self._request(stop, kwargs)
-        with request.grit.stream(prompt, request.documents, **request.options()) as stream:
-            for piece in filter(says_something, stream):
-                chunk = _chunk(piece, request)
+        call = self._call_of(stop, kwargs)
+        with call.grit.stream(prompt, call.documents, **call.options()) as stream:
+            for piece in stream:
+                if piece.is_empty:
+                    continue
+                chunk = llm_chunk(piece, call)
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -162,46 +163,12 @@ class GritLLM(GenerationOptions, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[LLMGenerationChunk]:
-        request = self._request(stop, kwargs)
-        async with await request.grit.astream(prompt, request.documents, **request.options()) as stream:
+        call = self._call_of(stop, kwargs)
+        async with await call.grit.astream(prompt, call.documents, **call.options()) as stream:
             async for piece in stream:
-                if not says_something(piece):
+                if piece.is_empty:
                     continue
-                chunk = _chunk(piece, request)
+                chunk = llm_chunk(piece, call)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-
-
-def _result(generations: Sequence[Generation], request: Request) -> LLMResult:
-    usage = Counter[str]()
-    for generation in generations:
-        usage.update(_token_usage(generation.usage))
-    return LLMResult(
-        generations=[[_finished(generation, request)] for generation in generations],
-        llm_output={"model_name": request.grit.name, "token_usage": dict(usage)},
-    )
-
-
-def _finished(generation: Generation, request: Request) -> LLMGeneration:
-    info = {**_info(generation, request), **openai_logprobs(generation.logprobs)}
-    return LLMGeneration(text=generation.text, generation_info=info)
-
-
-def _chunk(piece: GenerationChunk, request: Request) -> LLMGenerationChunk:
-    last = {} if piece.generation is None else _info(piece.generation, request)
-    return LLMGenerationChunk(text=piece.text, generation_info={**last, **openai_logprobs(piece.logprobs)} or None)
-
-
-def _info(generation: Generation, request: Request) -> dict[str, Any]:
-    return {**response_metadata(generation, request), "token_usage": _token_usage(generation.usage)}
-
-
-def _token_usage(usage: Usage) -> dict[str, int]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "cache_read_tokens": usage.cache_read_tokens,
-        "cache_creation_tokens": usage.cache_creation_tokens,
-    }

@@ -6,7 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -15,8 +16,8 @@ from pydantic import ConfigDict, model_validator
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError, PromptError
-from grit_integrations.langchain.options import ModelSource
-from grit_integrations.options import Method, Order, Reranking, RerankingOptions, Score
+from grit_integrations.langchain.options import RerankingFields
+from grit_integrations.options import check_top_n
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.results import Ranked
 
@@ -24,9 +25,10 @@ SCORE = "relevance_score"  # where chains and tracers look for it
 OWN = -1  # how LangChain's rerankers spell "as many as the instance says"
 
 
-class GritReranker(ModelSource, BaseDocumentCompressor):
+class GritReranker(RerankingFields, BaseDocumentCompressor):
     """Put documents in order of relevance with GritLM, whose weights `GritEmbeddings` and `ChatGrit` share.
 
+    The options of `Reranking` (`method`, `order`, ...) are fields, and `reranking` is all of them as one value.
     With `order="passage-first"` or `"passage-block"` it starts from documents' stored keys and values, those of
     `caching="prefix"` and `"doc"`, and leaves them for the answer.
 
@@ -71,42 +73,19 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     top_n: int | None = None
-    """At most so many documents come back, the best; `None` keeps all of them."""
+    """At most this many documents come back, the best; `None` keeps all of them."""
 
     score_threshold: float | None = None
     """Documents that score less do not come back. Scores lie in 0..1, those of `method="embedding"` in -1..1, and those
     of `score="logit"` anywhere."""
 
-    method: Method = "pointwise"
-    """`"pointwise"` judges each document by itself; `"listwise"` lets the model write an order; `"embedding"` compares
-    vectors. `Reranking` tells more about this and the options below."""
+    if TYPE_CHECKING:
 
-    order: Order | None = None
-    """What stands first in a pointwise prompt; by default what the checkpoint was trained for."""
-
-    score: Score = "probability"
-    """Of pointwise: P(yes) in 0..1, or the raw `"logit"`."""
-
-    cosine: float = 0.0
-    """Of pointwise: so many times the cosine of query and document is added, before the score is a probability."""
-
-    passage_tokens: int | None = None
-    """What is longer loses its end; by default as much as fits into the window is read."""
-
-    window: int = 20
-    """Passages in one listwise prompt."""
-
-    step: int = 10
-    """Passages by which the listwise window moves."""
-
-    instruction: str = ""
-    """What the query is embedded under, for `method="embedding"` and `cosine`."""
+        def __init__(self, **fields: Any) -> None: ...  # type checkers do not see those made of options
 
     @model_validator(mode="after")
-    def _check_reranking(self) -> Self:
-        Reranking(**self._options())
-        if self.top_n is not None and self.top_n < 1:
-            raise OptionError(f"top_n={self.top_n} is not possible. Give 1 or more, or None for all.")
+    def _check_limits(self) -> Self:
+        check_top_n(self.top_n)
         if self.score_threshold is not None and math.isnan(self.score_threshold):
             raise OptionError("score_threshold=nan is not possible. Give a number, or None for no limit.")
         return self
@@ -140,14 +119,14 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
             top_n: another number than the reranker's own, which is -1 here; `None` returns all.
         """
         count = self.top_n if top_n == OWN else top_n
-        return self._entries(self.grit.rerank(query, _texts(documents), top_n=count, **self._options()))
+        return self._entries(self.grit.rerank(query, _texts(documents), top_n=count, **asdict(self.reranking)))
 
     async def arerank(
         self, documents: Sequence[str | Document | Mapping[str, Any]], query: str, *, top_n: int | None = OWN
     ) -> list[dict[str, Any]]:
         """Put documents in order without blocking the event loop; otherwise like `rerank`."""
         count = self.top_n if top_n == OWN else top_n
-        return self._entries(await self.grit.arerank(query, _texts(documents), top_n=count, **self._options()))
+        return self._entries(await self.grit.arerank(query, _texts(documents), top_n=count, **asdict(self.reranking)))
 
     def as_cross_encoder(self) -> BaseCrossEncoder:
         """Return this reranker in the shape of LangChain's cross-encoders.
@@ -163,18 +142,6 @@ class GritReranker(ModelSource, BaseDocumentCompressor):
             [True, True]
         """
         return _CrossEncoder(self)
-
-    def _options(self) -> RerankingOptions:
-        return {
-            "method": self.method,
-            "order": self.order,
-            "score": self.score,
-            "cosine": self.cosine,
-            "passage_tokens": self.passage_tokens,
-            "window": self.window,
-            "step": self.step,
-            "instruction": self.instruction,
-        }
 
     def _entries(self, ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
         least = -math.inf if self.score_threshold is None else self.score_threshold
@@ -196,7 +163,7 @@ class _CrossEncoder(BaseCrossEncoder):
         scores = [math.nan] * len(text_pairs)
         for query, mine in places.items():
             texts = [text_pairs[place][1] for place in mine]
-            for found in self._reranker.grit.rerank(query, texts, **self._reranker._options()):
+            for found in self._reranker.grit.rerank(query, texts, **asdict(self._reranker.reranking)):
                 scores[mine[found.index]] = found.score
         return scores
 

@@ -20,10 +20,10 @@ from typing_extensions import Self
 
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
 from grit_integrations.langchain.embeddings import GritEmbeddings
-from grit_integrations.langchain.options import ModelSource
 from grit_integrations.langchain.reranker import SCORE, GritReranker
+from grit_integrations.langchain.source import ModelSource
 from grit_integrations.model import GritLM
-from grit_integrations.options import CANDIDATES, MODES
+from grit_integrations.options import CANDIDATES, MODES, check_prefer_cached
 from grit_integrations.prompts.formats import check_text
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class GritRetriever(ModelSource, BaseRetriever):
     """Another retriever to ask instead, such as a hybrid or compressing one."""
 
     k: int = 4
-    """At most so many documents come back. A wrapped `retriever` decides for itself how many it looks for."""
+    """At most this many documents come back. A wrapped `retriever` decides for itself how many it looks for."""
 
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the search, such as `{"filter": ...}`; those of a call win."""
@@ -93,11 +93,12 @@ class GritRetriever(ModelSource, BaseRetriever):
     too."""
 
     fetch_k: int | None = None
-    """The reranker sees at most so many documents, and at least `k`. `None` is 20, and all that a wrapped `retriever`
+    """The reranker sees at most this many documents, and at least `k`. `None` is 20, and all that a wrapped `retriever`
     returns."""
 
     prefer_cached: float = 0.0
-    """Among documents whose scores differ by no more than this, those that the KV cache holds come first."""
+    """How much better a document must score to stand before one whose keys and values are stored. 0 leaves the order as
+    it is; so do documents without scores, or in an order that is not that of the scores."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,8 +122,7 @@ class GritRetriever(ModelSource, BaseRetriever):
                 raise OptionError(
                     f"fetch_k={self.fetch_k} has no effect without a reranker. Set k, or give a reranker."
                 )
-        if not self.prefer_cached >= 0:
-            raise OptionError(f"prefer_cached={self.prefer_cached!r} is not possible. It must be 0 (off) or more.")
+        check_prefer_cached(self.prefer_cached)
         return self
 
     @model_validator(mode="after")
@@ -294,35 +294,22 @@ class GritRetriever(ModelSource, BaseRetriever):
 
     def _ready(self, documents: list[Document]) -> list[Document]:
         """Return documents in their final order, known to the chat model and on their way into memory."""
-        if self.prefer_cached:
-            documents = [document for group in self._ties(documents) for document in self._stored_first(group)]
-        texts = [document.page_content for document in documents if document.page_content.strip()]
-        try:
+        ordered = documents
+        try:  # retrieval is worth having without a cache
+            ordered = self._stored_first(documents)
+            texts = [document.page_content for document in ordered if document.page_content.strip()]
             self.grit.remember_documents(texts)
             self.grit.prefetch(texts)
-        except GritError as error:  # retrieval is worth having without a cache
-            logger.debug("Retrieved documents are not prefetched: %s", error)
-        return documents
-
-    def _ties(self, documents: Sequence[Document]) -> list[list[Document]]:
-        """Group neighbours whose scores lie within `prefer_cached` of their first one's."""
-        groups: list[list[Document]] = []
-        for document in documents:
-            leader, score = _score(groups[-1][0]) if groups else None, _score(document)
-            if leader is not None and score is not None and abs(leader - score) <= self.prefer_cached:
-                groups[-1].append(document)
-            else:
-                groups.append([document])
-        return groups
+        except GritError as error:
+            logger.info("The retrieved documents were not prefetched: %s", error)
+        return ordered
 
     def _stored_first(self, documents: list[Document]) -> list[Document]:
-        return documents if len(documents) == 1 else sorted(documents, key=lambda document: not self._holds(document))
-
-    def _holds(self, document: Document) -> bool:
-        try:
-            return self.grit.stored([document.page_content])[0]
-        except GritError:
-            return False
+        scores = [score for document in documents if (score := _score(document)) is not None]
+        if len(scores) < len(documents):
+            return documents
+        texts = [document.page_content for document in documents]
+        return [documents[place] for place in self.grit.prefer_stored(texts, scores, margin=self.prefer_cached)]
 
 
 def _copy(document: Document, score: float | None = None) -> Document:

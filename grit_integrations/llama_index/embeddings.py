@@ -11,12 +11,12 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager
 
-from grit_integrations.llama_index.options import GritComponent, as_grit, model_fields_of
+from grit_integrations.llama_index.source import GritComponent, as_grit, model_fields_of
 from grit_integrations.llama_index.vector_cache import Vector, VectorCache, cache_key
 from grit_integrations.loading.sources import BUNDLED_NAME
 from grit_integrations.model import GritLM
 
-Role = Literal["query", "text"]
+Side = Literal["query", "text"]
 
 
 class GritEmbedding(GritComponent, BaseEmbedding):
@@ -125,46 +125,46 @@ class GritEmbedding(GritComponent, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:
         return await self._aembed("text", texts)
 
-    def _embed(self, role: Role, texts: Sequence[str]) -> list[Vector]:
+    def _embed(self, side: Side, texts: Sequence[str]) -> list[Vector]:
         cache: VectorCache | None = self.embeddings_cache
         if cache is None:
-            return self._compute(role, texts)
-        keys = self._cache_keys(role, texts)
+            return self._compute(side, texts)
+        keys = self._cache_keys(side, texts)
         found = cache.look_up(keys)
         missing = [index for index, vector in enumerate(found) if vector is None]
-        fresh = self._compute(role, [texts[index] for index in missing]) if missing else []
+        fresh = self._compute(side, [texts[index] for index in missing]) if missing else []
         cache.keep([keys[index] for index in missing], fresh)
         return _merged(found, fresh)
 
-    async def _aembed(self, role: Role, texts: Sequence[str]) -> list[Vector]:
+    async def _aembed(self, side: Side, texts: Sequence[str]) -> list[Vector]:
         cache: VectorCache | None = self.embeddings_cache
         if cache is None:
-            return await self._acompute(role, texts)
-        keys = await asyncio.to_thread(self._cache_keys, role, texts)  # it may have to open the checkpoint
+            return await self._acompute(side, texts)
+        keys = await asyncio.to_thread(self._cache_keys, side, texts)  # it may have to open the checkpoint
         found = await cache.alook_up(keys)
         missing = [index for index, vector in enumerate(found) if vector is None]
-        fresh = await self._acompute(role, [texts[index] for index in missing]) if missing else []
+        fresh = await self._acompute(side, [texts[index] for index in missing]) if missing else []
         await cache.akeep([keys[index] for index in missing], fresh)
         return _merged(found, fresh)
 
-    def _compute(self, role: Role, texts: Sequence[str]) -> list[Vector]:
-        embed = self._model.embed_queries if role == "query" else self._model.embed_documents
-        vectors = embed(texts, instruction=self._instruction(role), truncate=self.truncate, progress=False)
+    def _compute(self, side: Side, texts: Sequence[str]) -> list[Vector]:
+        embed = self._model.embed_queries if side == "query" else self._model.embed_documents
+        vectors = embed(texts, instruction=self._instruction(side), truncate=self.truncate, progress=False)
         return _lists(vectors)  # the framework draws its own bar
 
-    async def _acompute(self, role: Role, texts: Sequence[str]) -> list[Vector]:
-        embed = self._model.aembed_queries if role == "query" else self._model.aembed_documents
-        return _lists(await embed(texts, instruction=self._instruction(role), truncate=self.truncate))
+    async def _acompute(self, side: Side, texts: Sequence[str]) -> list[Vector]:
+        embed = self._model.aembed_queries if side == "query" else self._model.aembed_documents
+        return _lists(await embed(texts, instruction=self._instruction(side), truncate=self.truncate))
 
-    def _instruction(self, role: Role) -> str:
-        return self.query_instruction if role == "query" else self.text_instruction
+    def _instruction(self, side: Side) -> str:
+        return self.query_instruction if side == "query" else self.text_instruction
 
-    def _cache_keys(self, role: Role, texts: Sequence[str]) -> list[str]:
+    def _cache_keys(self, side: Side, texts: Sequence[str]) -> list[str]:
         """Return one key a text under all that decides its vector; where the model lies is not part of it."""
         fields = model_fields_of(self._model)
         identity: dict[str, object] = {name: fields[name] for name in fields if name not in ("model_name", "revision")}
-        identity |= {"fingerprint": self._model.fingerprint, "role": role}
-        identity |= {"instruction": self._instruction(role), "truncate": self.truncate}
+        identity |= {"fingerprint": self._model.fingerprint, "role": side}
+        identity |= {"instruction": self._instruction(side), "truncate": self.truncate}
         return [cache_key(identity, text) for text in texts]
 
     def _is_local(self) -> bool:

@@ -1,127 +1,115 @@
-"""What the adapters of this room have in common: one `GritLM`, and the arguments that made it as plain fields."""
+"""The options of `Decoding` and `Reranking` as fields of a component.
+
+LlamaIndex writes a component down, reads it back and shows it by its pydantic fields. So each option is a field, made
+of the dataclass that declares it and of nothing else; `decoding` (`reranking`) is all of them as one value, which
+constructors, copies and calls take too. Both at once is fine unless they contradict each other.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
-from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
-from llama_index.core.schema import BaseComponent
+from llama_index.core.bridge.pydantic import BaseModel, Field, create_model
 from typing_extensions import Self
 
-from grit_integrations.errors import OptionError
-from grit_integrations.loading.sources import BUNDLED_NAME, default_device, default_source
-from grit_integrations.model import GritLM
+from grit_integrations.llama_index.source import GritComponent
+from grit_integrations.options import Decoding, Options, Reranking
+
+if TYPE_CHECKING:
+    from grit_integrations.model import GritLM
 
 
-class GritComponent(BaseComponent):
-    """A LlamaIndex component that works through a `GritLM`.
-
-    The fields say which model it is and what decides its results, so that `to_dict` is complete and the same
-    everywhere; where the model runs (device, attention kernel) is not in it. They are frozen: the model has them too.
-    The `GritLM` itself is never serialised: a copy made by `from_dict` or pickle opens the checkpoint at first use,
-    and shares the weights that its process already holds.
-    """
-
-    model_name: str = Field(default=BUNDLED_NAME, frozen=True, description="Directory, hub id, or 'grit-mini'.")
-    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a hub repository.")
-    dtype: str = Field(default="auto", frozen=True, description="Compute precision.")
-    quantization_config: dict[str, Any] | None = Field(
-        default=None, frozen=True, description="How the weights are quantised."
-    )
-    embedding_head: str | None = Field(default=None, frozen=True, description="Safetensors file with a projection.")
-    pooling: str | None = Field(
-        default=None, frozen=True, description="How token states become a vector; None asks the checkpoint."
-    )
-    normalize: bool = Field(default=True, frozen=True, description="Whether vectors have unit length.")
-    truncate_dim: int | None = Field(default=None, frozen=True, description="Leading dimensions kept of each vector.")
-
-    _model: GritLM = PrivateAttr()
-
-    def __init__(self, grit: GritLM, **fields: Any) -> None:
-        super().__init__(**model_fields_of(grit), **fields)
-        self._model = grit
-
-    @property
-    def grit(self) -> GritLM:
-        """The model behind this component; adapters that were given one object share it."""
-        return self._model
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Return the component that `to_dict` described; `kwargs` go over it, such as `model=` or `device=`."""
-        return super().from_dict({name: value for name, value in data.items() if name != "fingerprint"}, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The framework's own version deletes what cannot be pickled from the live object: give it a copy.
-        state: dict[str, Any] = BaseComponent.__getstate__(self.model_copy())
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # The framework's own version calls __init__ with the fields, which loses the model's device. What could not be
-        # pickled, such as a callback manager with open files, becomes the default again.
-        fields = {
-            name: info.get_default(call_default_factory=True)
-            for name, info in type(self).model_fields.items()
-            if name not in state["__dict__"]
-        }
-        state["__dict__"] = {**fields, **state["__dict__"]}
-        BaseModel.__setstate__(self, state)
-
-
-def as_grit(model: GritLM | str | Path | None, options: Mapping[str, Any], known: type[object]) -> GritLM:
-    """Return the `GritLM` that an adapter's arguments mean: the one given, or one that is loaded at first use.
-
-    The environment's `GRIT_MODEL` and `GRIT_DEVICE` stand in for what is not given.
-
-    Raises:
-        OptionError: an option that neither the adapter nor `GritLM` has, or one that contradicts the `GritLM` given.
-    """
-    options = dict(options)
-    _refuse_unknown(options, known)
-    name = options.pop("model_name", None)
-    if isinstance(model, GritLM):
-        _refuse_contradiction(model, {**options, **({} if name is None else {"model_name": name})})
-        return model
-    if None not in (model, name) and str(model) != name:
-        raise OptionError(f"model={str(model)!r} and model_name={name!r} name two models. Give one of them.")
-    if options.get("device") is None:
-        options["device"] = default_device()
-    return GritLM(model or name or default_source(), **options)
-
-
-def model_fields_of(grit: GritLM) -> dict[str, Any]:
-    """Return the arguments of `grit` that decide its results, as the plain fields of a component."""
-    options = grit.load_options
-    config = options.quantization_config
+def _fields_of(kind: type[Options]) -> dict[str, Any]:
+    hints, said = get_type_hints(kind), kind.descriptions()
     return {
-        "model_name": grit.source,
-        "revision": grit.revision,
-        "dtype": options.dtype,
-        "quantization_config": config.to_dict() if hasattr(config, "to_dict") else config,
-        "embedding_head": None if options.embedding_head is None else str(options.embedding_head),
-        "pooling": grit.settings.pooling,
-        "normalize": grit.settings.normalize,
-        "truncate_dim": grit.settings.truncate_dim,
+        option.name: (hints[option.name], Field(default=option.default, description=said.get(option.name)))
+        for option in fields(kind)
     }
 
 
-def _refuse_unknown(options: Mapping[str, Any], known: type[object]) -> None:
-    names = {*inspect.signature(known.__init__).parameters, *inspect.signature(GritLM.__init__).parameters}
-    names = (names | {"model_name"}) - {"self", "source", "options"}
-    for name in options:
-        if name not in names:
-            raise OptionError.unknown(name, names)
+if TYPE_CHECKING:
+    _DecodingFields = BaseModel
+    _RerankingFields = BaseModel
+else:
+    _DecodingFields = create_model("_DecodingFields", **_fields_of(Decoding))
+    _RerankingFields = create_model("_RerankingFields", **_fields_of(Reranking))
 
 
-def _refuse_contradiction(grit: GritLM, options: Mapping[str, Any]) -> None:
-    found = model_fields_of(grit)
-    for name, value in options.items():
-        plain = value.to_dict() if hasattr(value, "to_dict") else str(value) if isinstance(value, Path) else value
-        if name not in found or found[name] != plain:
-            raise OptionError(
-                f"{name}={value!r} was given beside a GritLM that has its own. Give it to GritLM(...), or give a name "
-                "instead of the object."
-            )
+class OptionComponent(GritComponent):
+    """A component whose fields hold the options of one kind."""
+
+    _kind: ClassVar[type[Options]]
+    _whole: ClassVar[str]  # what all options as one value are called
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # type checkers do not see the fields
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """Return every name under which a constructor takes options of this kind."""
+        return {*cls._kind.names(), cls._whole}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return the component that `to_dict` described; `kwargs` go over it, such as `model=` or `decoding=`."""
+        if cls._whole in kwargs:
+            data = {name: value for name, value in data.items() if name not in cls.option_names()}
+        return super().from_dict(data, **kwargs)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `update` takes options under each of their names, and all of them as one value."""
+        changes = dict(update or {})
+        if changes.keys() & self.option_names():
+            own = self._own() if changes.get(self._whole) is None else None
+            changes |= self._taken(changes, own)
+        return super().model_copy(update=changes, deep=deep)
+
+    def _own(self) -> Options:
+        """Return the options of this component, read now since they are settable, as one value."""
+        return self._kind(**{option.name: getattr(self, option.name) for option in fields(self._kind)})
+
+    @classmethod
+    def _taken(cls, options: dict[str, Any], own: Options | None = None) -> dict[str, Any]:
+        """Take the options of this kind out of `options`, and return all of them, checked, as the fields' values."""
+        given = {name: options.pop(name) for name in list(options) if name in cls.option_names()}
+        whole = given.pop(cls._whole, None)
+        settled = cls._kind.of(whole, given) if own is None else own.with_options(**given)
+        return {option.name: getattr(settled, option.name) for option in fields(settled)}
+
+
+class DecodingComponent(OptionComponent, _DecodingFields):
+    """A component that generates: `temperature`, `max_new_tokens` and all other options of `Decoding` are fields.
+
+    `max_tokens` and `stop_sequences` are names of theirs too.
+    """
+
+    _kind: ClassVar[type[Options]] = Decoding
+    _whole: ClassVar[str] = "decoding"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, grit: GritLM, **fields: Any) -> None: ...
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens are chosen and when they end, as one value."""
+        return cast(Decoding, self._own())
+
+
+class RerankingComponent(OptionComponent, _RerankingFields):
+    """A component that reranks: `method`, `order` and all other options of `Reranking` are fields."""
+
+    _kind: ClassVar[type[Options]] = Reranking
+    _whole: ClassVar[str] = "reranking"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, grit: GritLM, **fields: Any) -> None: ...
+
+    @property
+    def reranking(self) -> Reranking:
+        """How nodes are put in order, as one value."""
+        return cast(Reranking, self._own())

@@ -1,39 +1,25 @@
-"""Quotes of nodes: which part of what the model reads is the node's own text, and where a quote stands in it."""
+"""Quotes of a generation as LlamaIndex shows them: citations of a message, and places in the nodes of a response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llama_index.core.schema import MetadataMode, NodeWithScore
+from llama_index.core.base.llms.types import CitationBlock, TextBlock
+
+from grit_integrations.llama_index.documents import NodeText
+from grit_integrations.results import Quote
 
 
-@dataclass(frozen=True, slots=True)
-class NodeText:
-    """A node's own text in what the model reads of it.
+def as_citations(quotes: Sequence[Mapping[str, Any]]) -> list[CitationBlock]:
+    """Return a citation for each quote, by the place of its document among those given."""
+    return [_citation(quote) for quote in quotes]
 
-    Attributes:
-        node_id: the node's.
-        start: where the text begins in what is read, in characters.
-        end: where it ends there.
-        offset: what to add to a place in what is read, for the same place in the node's text.
-    """
 
-    node_id: str
-    start: int
-    end: int
-    offset: int
-
-    @classmethod
-    def of(cls, scored: NodeWithScore) -> NodeText:
-        """Find the text of a node; metadata may stand around it. One that does not stand there cannot be quoted."""
-        own = scored.node.get_content(metadata_mode=MetadataMode.NONE)
-        stripped = own.strip()  # the framework strips what it fills into its template
-        start = scored.node.get_content(metadata_mode=MetadataMode.LLM).rfind(stripped)
-        if start < 0:
-            return cls(scored.node.node_id, 0, 0, 0)
-        return cls(scored.node.node_id, start, start + len(stripped), own.index(stripped) - start)
+def quotes_metadata(quotes: Sequence[Quote]) -> dict[str, Any]:
+    """Return quotes as plain data; nothing without any."""
+    return {"quotes": [asdict(quote) for quote in quotes]} if quotes else {}
 
 
 @dataclass(slots=True)
@@ -52,3 +38,11 @@ def _of_node(quote: Mapping[str, Any], node: NodeText) -> dict[str, Any]:
     place = {"start": quote["start"] + node.offset, "end": quote["end"] + node.offset}
     within = quote["within"] and [at + node.offset for at in quote["within"]]
     return {"node_id": node.node_id, "text": quote["text"], **place, "score": quote["score"], "within": within}
+
+
+def _citation(quote: Mapping[str, Any]) -> CitationBlock:
+    name = f"document {quote['document']}"
+    place = {key: quote[key] for key in ("document", "start", "end")}
+    return CitationBlock(
+        cited_content=TextBlock(text=quote["text"]), source=name, title=name, additional_location_info=place
+    )

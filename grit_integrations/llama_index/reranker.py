@@ -12,14 +12,15 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from grit_integrations.errors import OptionError, PromptError
-from grit_integrations.llama_index.options import GritComponent, as_grit
-from grit_integrations.llama_index.retriever import that_of_settings
+from grit_integrations.errors import PromptError
+from grit_integrations.llama_index.documents import embedded_text, read_text
+from grit_integrations.llama_index.options import RerankingComponent
+from grit_integrations.llama_index.source import as_grit, that_of_settings
 from grit_integrations.model import GritLM
-from grit_integrations.options import Method, Order, Reranking, RerankingOptions, Score
+from grit_integrations.options import check_top_n
 from grit_integrations.results import Ranked
 
 _dispatcher = get_dispatcher(__name__)
@@ -31,8 +32,10 @@ class RerankedNode(NodeWithScore):
     retrieval_score: float | None = Field(default=None, description="The score before reranking.")
 
 
-class GritRerank(GritComponent, BaseNodePostprocessor):
+class GritRerank(RerankingComponent, BaseNodePostprocessor):
     """Put nodes in order of relevance to the query.
+
+    The options of `Reranking` (`method`, `order`, ...) are fields, and `reranking` is all of them as one value.
 
     Nodes come back as new `NodeWithScore` objects around the same, unchanged nodes: `score` is the reranker's, the
     best first, equal ones as they were; `retrieval_score` is the one before.
@@ -44,18 +47,10 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default that of the `GritLLM` in `Settings`, else
             the environment's `GRIT_MODEL`, else `"grit-mini"`.
-        top_n: at most so many nodes come back; `None` keeps all of them.
-        method: `"pointwise"` judges each node by itself; `"listwise"` lets the model write an order; `"embedding"`
-            compares vectors. `Reranking` tells more about this and the options below.
-        order: what stands first in a pointwise prompt; by default what the checkpoint was trained for.
-        score: of pointwise: P(yes) in 0..1, or the raw `"logit"`.
-        cosine: of pointwise: so many times the cosine of query and node is added, before the score is a probability.
-        passage_tokens: what is longer loses its end; by default as much as fits into the window is read.
-        window: nodes in one listwise prompt.
-        step: nodes by which the listwise window moves.
-        instruction: what the query is embedded under, for `method="embedding"` and `cosine`.
+        top_n: at most this many nodes come back; `None` keeps all of them.
         callback_manager: the framework's callbacks; query engines set their own.
-        **options: with a name, the arguments of `GritLM`.
+        **options: those of `Reranking`, one by one or as `reranking=Reranking(...)`; with a name, the arguments of
+            `GritLM`.
 
     Raises:
         OptionError: an option that does not exist, or a value outside its range. Later: a tokenizer without a single
@@ -78,48 +73,22 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
         True
     """
 
-    top_n: int | None = Field(default=None, description="At most so many nodes come back; None keeps all.")
-    method: Method = Field(default="pointwise", description="How nodes are compared.")
-    order: Order | None = Field(default=None, description="What stands first in a pointwise prompt.")
-    score: Score = Field(default="probability", description="What a pointwise score is.")
-    cosine: float = Field(default=0.0, description="How much the cosine of query and node adds.")
-    passage_tokens: int | None = Field(default=None, description="What is longer loses its end.")
-    window: int = Field(default=20, description="Nodes in one listwise prompt.")
-    step: int = Field(default=10, description="Nodes by which the listwise window moves.")
-    instruction: str = Field(default="", description="What the query is embedded under.")
+    top_n: int | None = Field(default=None, description="At most this many nodes come back; None keeps all.")
 
     def __init__(
         self,
         model: GritLM | str | Path | None = None,
         *,
         top_n: int | None = None,
-        method: Method = "pointwise",
-        order: Order | None = None,
-        score: Score = "probability",
-        cosine: float = 0.0,
-        passage_tokens: int | None = None,
-        window: int = 20,
-        step: int = 10,
-        instruction: str = "",
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
-        if top_n is not None and top_n < 1:
-            raise OptionError(f"top_n={top_n} is not possible. Give 1 or more, or None for all.")
-        reranking = Reranking(
-            method=method,
-            order=order,
-            score=score,
-            cosine=cosine,
-            passage_tokens=passage_tokens,
-            window=window,
-            step=step,
-            instruction=instruction,
-        )
+        check_top_n(top_n)
+        reranking = self._taken(options)
         super().__init__(
             as_grit(that_of_settings(options) if model is None else model, options, GritRerank),
             top_n=top_n,
-            **asdict(reranking),
+            **reranking,
             callback_manager=callback_manager or CallbackManager([]),
         )
 
@@ -133,7 +102,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query, texts = _checked(query_bundle), self._texts(nodes)
         with self._announced(nodes, query) as reranked:
-            ranked = self._model.rerank(query, texts, top_n=self.top_n, **self._options())
+            ranked = self._model.rerank(query, texts, top_n=self.top_n, **asdict(self.reranking))
             reranked.extend(_moved(nodes, ranked))
         return reranked
 
@@ -143,7 +112,7 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query, texts = _checked(query_bundle), self._texts(nodes)
         with self._announced(nodes, query) as reranked:
-            ranked = await self._model.arerank(query, texts, top_n=self.top_n, **self._options())
+            ranked = await self._model.arerank(query, texts, top_n=self.top_n, **asdict(self.reranking))
             reranked.extend(_moved(nodes, ranked))
         return reranked
 
@@ -167,20 +136,8 @@ class GritRerank(GritComponent, BaseNodePostprocessor):
             _dispatcher.event(ReRankEndEvent(nodes=reranked))
 
     def _texts(self, nodes: Sequence[NodeWithScore]) -> list[str]:
-        mode = MetadataMode.EMBED if self.method == "embedding" else MetadataMode.LLM
-        return [node.node.get_content(mode) for node in nodes]
-
-    def _options(self) -> RerankingOptions:
-        return {
-            "method": self.method,
-            "order": self.order,
-            "score": self.score,
-            "cosine": self.cosine,
-            "passage_tokens": self.passage_tokens,
-            "window": self.window,
-            "step": self.step,
-            "instruction": self.instruction,
-        }
+        text = embedded_text if self.reranking.method == "embedding" else read_text
+        return [text(node.node) for node in nodes]
 
 
 def _checked(query_bundle: QueryBundle | None) -> str:

@@ -1,59 +1,34 @@
-"""Between LlamaIndex's messages and responses and the model's own: plain translation, no work."""
+"""What GritLM gives back, as LlamaIndex's responses: JSON-able, with the counts where its handlers look for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
-    CitationBlock,
     CompletionResponse,
     LogProb,
     MessageRole,
     TextBlock,
 )
 
-from grit_integrations.errors import PromptError
-from grit_integrations.prompts.formats import Message, Role
-from grit_integrations.results import Generation, GenerationChunk, TokenLogprob
+from grit_integrations.llama_index.quotes import as_citations, quotes_metadata
 
-# GRIT has two roles. What a tool gave back is something the model is told, so it is read as a user's turn.
-_ROLES: Mapping[MessageRole, Role] = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.TOOL: "user",
-    MessageRole.FUNCTION: "user",
-    MessageRole.ASSISTANT: "assistant",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-}
+if TYPE_CHECKING:
+    from grit_integrations.results import Generation, GenerationChunk, TokenLogprob, Usage
 
 
-def as_turn(message: ChatMessage, index: int) -> Message:
-    """Return a message as the model's.
-
-    Raises:
-        PromptError: it holds more than text.
-    """
-    for block in message.blocks:
-        if not isinstance(block, TextBlock | CitationBlock):  # what a turn cites, its text says
-            raise PromptError(
-                f"Message {index} holds a block of type {block.block_type!r}; this model reads only text. Remove it, "
-                "or put what it says into a TextBlock."
-            )
-    return Message(_ROLES[message.role], message.content or "")
+# A conversation
 
 
-def as_chat(response: CompletionResponse) -> ChatResponse:
+def chat_response(response: CompletionResponse) -> ChatResponse:
     """Return a completion as the assistant's message, and what it quotes as the framework's citations."""
-    quotes = response.additional_kwargs.get("quotes", ())
-    blocks = [TextBlock(text=response.text), *(_citation(quote) for quote in quotes)]
+    citations = as_citations(response.additional_kwargs.get("quotes", ()))
     return ChatResponse(
-        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=response.text), *citations]),
         delta=response.delta,
         logprobs=response.logprobs,
         raw=response.raw,
@@ -61,46 +36,56 @@ def as_chat(response: CompletionResponse) -> ChatResponse:
     )
 
 
-def _citation(quote: Mapping[str, Any]) -> CitationBlock:
-    name = f"document {quote['document']}"
-    place = {key: quote[key] for key in ("document", "start", "end")}
-    return CitationBlock(
-        cited_content=TextBlock(text=quote["text"]), source=name, title=name, additional_location_info=place
+# Plain text
+
+
+def completion_response(generation: Generation, model_name: str) -> CompletionResponse:
+    """Return a finished answer."""
+    return CompletionResponse(
+        text=generation.text,
+        logprobs=_logprobs(generation.logprobs),
+        raw=_metadata(generation, model_name),
+        additional_kwargs=quotes_metadata(generation.quotes),
     )
 
 
-def as_completion(response: CompletionResponse) -> CompletionResponse:
+def completion_piece(text: str, piece: GenerationChunk, model_name: str) -> CompletionResponse:
+    """Return a piece of an answer; `text` is all of it so far."""
+    last = piece.generation
+    return CompletionResponse(
+        text=text,
+        delta=piece.text,
+        logprobs=_logprobs(piece.logprobs),
+        raw=None if last is None else _metadata(last, model_name),
+        additional_kwargs={} if last is None else quotes_metadata(last.quotes),
+    )
+
+
+def unchanged(response: CompletionResponse) -> CompletionResponse:
     """Return a completion as it is."""
     return response
 
 
-def is_news(chunk: GenerationChunk) -> bool:
-    """Whether a chunk has anything to show; text that may become a stop string is held back."""
-    return bool(chunk.text or chunk.logprobs or chunk.generation)
+# Both
 
 
-def logprob_lists(tokens: Sequence[TokenLogprob]) -> list[list[LogProb]] | None:
+def _metadata(generation: Generation, model_name: str) -> dict[str, Any]:
+    return {
+        "model": model_name,
+        "finish_reason": generation.finish_reason,
+        "usage": _token_usage(generation.usage),
+        "timings": asdict(generation.timings),  # seconds
+        "cache": {**asdict(generation.cache), "declined": list(generation.cache.declined)},
+    }
+
+
+def _token_usage(usage: Usage) -> dict[str, int]:
+    return {**asdict(usage), "total_tokens": usage.total_tokens, "cached_tokens": usage.cache_read_tokens}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> list[list[LogProb]] | None:
     """Return one list a token: the token chosen, then the alternatives asked for."""
     if not tokens:
         return None
     pairs = [[(token.token, token.logprob), *token.alternatives] for token in tokens]
     return [[LogProb(token=text, logprob=logprob) for text, logprob in pair] for pair in pairs]
-
-
-def quotes_of(generation: Generation | None) -> dict[str, Any]:
-    """Return what an answer quotes as JSON-able data, by the places of the documents that were given."""
-    quotes = () if generation is None else generation.quotes
-    return {"quotes": [asdict(quote) for quote in quotes]} if quotes else {}
-
-
-def raw_of(generation: Generation, model_name: str) -> dict[str, Any]:
-    """Return all about a generation but its text, as JSON-able data."""
-    usage = generation.usage
-    counts = {**asdict(usage), "total_tokens": usage.total_tokens, "cached_tokens": usage.cache_read_tokens}
-    return {
-        "model": model_name,
-        "finish_reason": generation.finish_reason,
-        "usage": counts,
-        "timings": asdict(generation.timings),
-        "cache": {**asdict(generation.cache), "declined": list(generation.cache.declined)},
-    }

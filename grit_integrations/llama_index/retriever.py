@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from itertools import pairwise
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.base import BaseIndex
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from grit_integrations.errors import GritError, OptionError
-from grit_integrations.llama_index.llm import GritLLM
-from grit_integrations.llama_index.options import as_grit
+from grit_integrations.errors import GritError
+from grit_integrations.llama_index.documents import embedded_text, read_text
+from grit_integrations.llama_index.source import as_grit, that_of_settings
 from grit_integrations.model import GritLM
-from grit_integrations.options import MODES
+from grit_integrations.options import MODES, check_prefer_cached
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +59,9 @@ class GritRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
-        if not (isinstance(prefer_cached, int | float) and isfinite(prefer_cached) and prefer_cached >= 0):
-            raise OptionError(f"prefer_cached={prefer_cached!r} is not possible. It must be 0 or more.")
+        self._prefer_cached = check_prefer_cached(prefer_cached)
         self._retriever = retriever.as_retriever() if isinstance(retriever, BaseIndex) else retriever
         self._model = as_grit(that_of_settings(options) if model is None else model, options, GritRetriever)
-        self._prefer_cached = float(prefer_cached)
         self._warned = False
         super().__init__(callback_manager or self._retriever.callback_manager)
 
@@ -81,7 +75,7 @@ class GritRetriever(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         inner = self._retriever
         found = inner._handle_recursive_retrieval(query_bundle, inner._retrieve(query_bundle))
-        return self._expect(found)
+        return self._ready(found)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         inner = self._retriever
@@ -90,42 +84,33 @@ class GritRetriever(BaseRetriever):
         else:
             found = await inner._aretrieve(query_bundle)
         found = await inner._ahandle_recursive_retrieval(query_bundle, found)
-        return await asyncio.to_thread(self._expect, found)
+        return await asyncio.to_thread(self._ready, found)
 
-    def _expect(self, found: list[NodeWithScore]) -> list[NodeWithScore]:
-        """Tell the model about the documents, and return them in the order that is preferred."""
-        if not found:
-            return found
+    def _ready(self, found: list[NodeWithScore]) -> list[NodeWithScore]:
+        """Return nodes in their final order, known to the model and on their way into memory."""
         self._check_texts(found)
-        try:
-            ordered = self._ordered(found)
-            texts = [text for node in ordered if (text := _text(node.node)).strip()]
+        ordered = found
+        try:  # retrieval is worth having without a cache
+            ordered = self._stored_first(found)
+            texts = [text for node in ordered if (text := read_text(node.node)).strip()]
             self._model.remember_documents(texts)
             self._model.prefetch(texts)
         except GritError as error:
             logger.info("The retrieved documents were not prefetched: %s", error)
-            return found
         return ordered
 
-    def _ordered(self, found: list[NodeWithScore]) -> list[NodeWithScore]:
+    def _stored_first(self, found: list[NodeWithScore]) -> list[NodeWithScore]:
         scores = [node.score for node in found if node.score is not None]
-        ranked = len(scores) == len(found) and all(left >= right for left, right in pairwise(scores))
-        if not self._prefer_cached or not ranked:
+        if len(scores) < len(found):
             return found
-        worth = [score + self._prefer_cached * self._is_stored(node) for score, node in zip(scores, found, strict=True)]
-        return [found[index] for index in sorted(range(len(found)), key=lambda index: -worth[index])]
-
-    def _is_stored(self, node: NodeWithScore) -> bool:
-        try:
-            return self._model.stored([_text(node.node)])[0]
-        except GritError:
-            return False
+        texts = [read_text(node.node) for node in found]
+        return [found[place] for place in self._model.prefer_stored(texts, scores, margin=self._prefer_cached)]
 
     def _check_texts(self, found: list[NodeWithScore]) -> None:
         """Warn once if documents are embedded with other words than they are answered from."""
         if self._warned or not MODES[self._model.caching].embeds_documents:
             return
-        other = next((node for node in found if node.node.get_content(MetadataMode.EMBED) != _text(node.node)), None)
+        other = next((node for node in found if embedded_text(node.node) != read_text(node.node)), None)
         if other is not None:
             self._warned = True
             logger.warning(
@@ -134,12 +119,3 @@ class GritRetriever(BaseRetriever):
                 "excluded_llm_metadata_keys.",
                 other.node.node_id,
             )
-
-
-def that_of_settings(options: Mapping[str, Any]) -> GritLM | None:
-    """Return the model of the `GritLLM` in `Settings`, unless there is none or options ask for another."""
-    return Settings._llm.grit if not options and isinstance(Settings._llm, GritLLM) else None
-
-
-def _text(node: BaseNode) -> str:
-    return node.get_content(MetadataMode.LLM)

@@ -9,7 +9,7 @@ from llama_index.core import Settings
 
 from grit_integrations.llama_index.embeddings import GritEmbedding
 from grit_integrations.llama_index.llm import GritLLM
-from grit_integrations.llama_index.options import as_grit
+from grit_integrations.llama_index.source import as_grit
 from grit_integrations.model import GritLM
 
 

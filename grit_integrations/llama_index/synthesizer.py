@@ -24,8 +24,9 @@ from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from grit_integrations.errors import OptionError
+from grit_integrations.llama_index.documents import NodeText
 from grit_integrations.llama_index.llm import GritLLM
-from grit_integrations.llama_index.quotes import NodeText, QuotedNodes
+from grit_integrations.llama_index.quotes import QuotedNodes
 from grit_integrations.options import Caching, check_caching
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ class GritSynthesizer(BaseSynthesizer):
     def _quotes(self, options: Mapping[str, Any]) -> bool:
         """Whether a call with these options quotes."""
         wanted = options.get("quote")
-        return bool(self._grit_llm.quote if wanted is None else wanted)
+        return bool(self._grit_llm.decoding.quote if wanted is None else wanted)
 
     def _must_fall_back(self, query: str, given: _Given) -> bool:
         """Say whether another synthesizer has to answer, and log why; counts tokens, computes nothing."""

@@ -59,9 +59,7 @@ def test_an_unknown_mode_or_document_is_refused_before_any_work() -> None:
 
 def test_documents_are_the_cores_and_blank_ones_are_none(fresh: GritLM) -> None:
     given = documents("the core")
-    wanted = fresh.generate(
-        FIRST, [given[0].page_content, "Stars."], decoding=chat_of(fresh)._request(None, {}).decoding
-    )
+    wanted = fresh.generate(FIRST, [given[0].page_content, "Stars."], decoding=chat_of(fresh).decoding)
     answer = chat_of(fresh).invoke(FIRST, documents=[given[0], Document(" "), "Stars.", ""])
     assert (answer.text, answer.usage_metadata["input_tokens"]) == (wanted.text, wanted.usage.prompt_tokens)
     assert answer.text == chat_of(fresh).bind(documents=[given[0], "Stars."]).invoke(FIRST).text

@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from grit_integrations import OptionError
-from grit_integrations.langchain.documents import as_passages, known_texts
+from grit_integrations.langchain.documents import document_texts, known_texts
 
 
 def tool(artifact: Any) -> ToolMessage:
@@ -19,27 +19,29 @@ def tool(artifact: Any) -> ToolMessage:
 
 def test_documents_may_be_langchains_strings_or_plain_data() -> None:
     given = [Document("a"), "b", {"page_content": "c"}, SimpleNamespace(page_content="d"), Document(" "), "", "\n"]
-    assert as_passages(given) == as_passages(tuple(given))
-    assert [(passage.text, passage.index) for passage in as_passages(given)] == list(zip("abcd", range(4), strict=True))
-    assert as_passages(None) == as_passages([]) == ()
+    assert document_texts(given) == document_texts(tuple(given))
+    assert [(passage.text, passage.index) for passage in document_texts(given)] == list(
+        zip("abcd", range(4), strict=True)
+    )
+    assert document_texts(None) == document_texts([]) == ()
 
 
 def test_a_passage_keeps_its_place_and_what_is_known_of_it() -> None:
     document = Document("a", id="7", metadata={"source": "a.txt"})
-    (passage,) = as_passages([" ", document])
+    (passage,) = document_texts([" ", document])
     assert (passage.index, passage.id, passage.metadata) == (1, "7", {"source": "a.txt"})
 
 
 @pytest.mark.parametrize("given", ["one text", Document("one"), iter(["a"]), {"page_content": "a"}, 3])
 def test_what_is_no_list_is_refused(given: Any) -> None:
     with pytest.raises(OptionError, match=f"documents is a {type(given).__name__}. It must be a list"):
-        as_passages(given)
+        document_texts(given)
 
 
 @pytest.mark.parametrize("given", [None, 3, {"text": "a"}, {"page_content": None}, ["a"]])
 def test_what_is_no_document_is_refused_by_its_index(given: Any) -> None:
     with pytest.raises(OptionError, match=f"Document 1 is a {type(given).__name__}. It must be a Document"):
-        as_passages(["a", given])
+        document_texts(["a", given])
 
 
 @pytest.mark.parametrize(

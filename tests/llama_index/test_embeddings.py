@@ -324,6 +324,7 @@ def test_ingestion_cache_misses_when_vectors_would_differ(tmp_path: Path, tiny_p
     pipeline(GritEmbedding(model, text_instruction="Other"), cache).run(documents=documents())
     shutil.rmtree(model)
     write_checkpoint(model, seed=5)  # trained anew under the old name
+    GritEmbedding(model).grit.unload()  # until then a named model is the one that was opened
     pipeline(GritEmbedding(model), cache).run(documents=documents())
     assert len(encoded) == 4
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +17,10 @@ from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler, Token
 from llama_index.core.callbacks.schema import CBEventType
 from llama_index.core.llms import LLM, ChatMessage, MessageRole
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index_helpers import wait_until_idle
 from pacemaker import assert_loop_stays_free
 
 from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, OptionError, PromptError
-from grit_integrations.engine.jobs import GENERATE
 from grit_integrations.llama_index import GritLLM
 
 Prompts = list[tuple[list[int], Decoding]]
@@ -149,7 +148,7 @@ def test_options_of_the_object_are_checked_and_settable(llm: GritLLM, prompts: P
     with pytest.raises(OptionError, match="max_new_tokens=0"):
         GritLLM(llm.grit, max_new_tokens=0)
     with pytest.raises(OptionError, match="Did you mean 'max_new_tokens'"):
-        GritLLM(llm.grit, max_tokens=4)
+        GritLLM(llm.grit, max_new_token=4)
     with pytest.raises(OptionError, match="beside a GritLM"):
         GritLLM(llm.grit, dtype="float16")
     llm.max_new_tokens = 2
@@ -303,19 +302,12 @@ async def test_errors_reach_the_caller(llm: GritLLM, broken_decoder: None, endpo
 
 
 @pytest.mark.usefixtures("broken_decoder")
-def test_what_came_before_an_error_is_seen(llm: GritLLM) -> None:
+def test_what_came_before_an_error_is_seen(llm: GritLLM, running: Callable[[], int]) -> None:
     stream = llm.stream_complete("Say hello.")
     assert next(stream).text
     assert next(stream).text
     with pytest.raises(RuntimeError, match="the device is gone"):
         next(stream)
-    assert not llm.grit._loaded().scheduler.jobs(GENERATE)
-
-
-def wait_until_idle(running: Callable[[], int]) -> None:
-    deadline = time.monotonic() + 10
-    while running() and time.monotonic() < deadline:
-        time.sleep(0.01)
     assert running() == 0
 
 

@@ -34,7 +34,6 @@ def test_adapters_that_name_one_checkpoint_hold_one_storage(tiny_path: Path) -> 
         LlamaIndexLLM(name).grit,
         GritEmbeddingFunction(name).model,
     ]
-    assert len(models) == 6 and len({id(model) for model in models}) == 6
     assert not any(model.is_loaded for model in models)
     first = pointers(models[0])
     assert all(pointers(model) == first for model in models)

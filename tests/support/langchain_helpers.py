@@ -35,6 +35,12 @@ def cache_read(message: Any) -> int:
     return int(message.usage_metadata["input_token_details"]["cache_read"])
 
 
+def answer(adapter: Any, /, **options: Any) -> str:
+    """What an adapter says to a greeting."""
+    result = adapter.invoke("Hello", **options)
+    return result if isinstance(result, str) else str(result.text)
+
+
 def running(grit: GritLM) -> int:
     """How many generations the worker has in hand."""
     return len(grit._loaded().scheduler.jobs(GENERATE))

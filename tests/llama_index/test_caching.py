@@ -1,4 +1,4 @@
-"""GritLLM's documents and caching: what responses, events and serialised components say about the KV cache."""
+"""The KV cache: what is read once, and what responses, events and serialised components say about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from pacemaker import assert_loop_stays_free
 
 from grit_integrations import GritLM, OptionError, PromptError
-from grit_integrations.llama_index import GritLLM, KVCacheEvent
+from grit_integrations.llama_index import GritEmbedding, GritLLM, KVCacheEvent
 
 Fresh = Callable[..., GritLM]
 KVEvents = Callable[[], list[KVCacheEvent]]
@@ -152,3 +152,14 @@ async def test_async_with_documents_leaves_the_loop_free(fresh: Fresh) -> None:
         await asyncio.gather(*(llm.acomplete(QUESTION, documents=[text]) for text in texts))
 
     await assert_loop_stays_free(work, least=0.1)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_embedding_documents_is_reading_them(fresh: Fresh, way: str) -> None:
+    grit = fresh(caching="doc")
+    embedding = GritEmbedding(grit)
+    if way == "sync":
+        embedding.get_text_embedding_batch(DOCUMENTS)
+    else:
+        await embedding.aget_text_embedding_batch(DOCUMENTS)
+    assert grit.stored(DOCUMENTS) == [True, True]

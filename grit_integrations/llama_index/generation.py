@@ -1,0 +1,55 @@
+"""One generation as LlamaIndex asks for it: a component's options with those of the call over them, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from grit_integrations.errors import OptionError
+from grit_integrations.llama_index.documents import document_texts
+from grit_integrations.options import Caching, Decoding, check_caching
+
+if TYPE_CHECKING:
+    from grit_integrations.model import GenerationOptions
+
+_NAMES = [*Decoding.names(), "decoding", "documents", "caching", "query_instruction", "quotable"]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMCall:
+    """What one call asks for, with every option settled."""
+
+    documents: list[str]
+    decoding: Decoding
+    caching: Caching | None
+    asked: Mapping[str, Any]  # as it was given
+
+    @classmethod
+    def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: Caching | None) -> LLMCall:
+        """Settle the options of one call, put over those of a component.
+
+        Raises:
+            OptionError: an unknown option, or a value outside its range; nothing has been done yet.
+        """
+        for name in overrides:
+            if name not in _NAMES:
+                raise OptionError.unknown(name, _NAMES)
+        single = {name: value for name, value in overrides.items() if name in Decoding.names()}
+        whole, mode = overrides.get("decoding"), overrides.get("caching") or caching
+        return cls(
+            document_texts(overrides.get("documents")),
+            decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
+            None if mode is None else check_caching(mode),
+            overrides,
+        )
+
+    @property
+    def options(self) -> GenerationOptions:
+        """The core's options."""
+        return {
+            "decoding": self.decoding,
+            "caching": self.caching,
+            "query_instruction": cast(str, self.asked.get("query_instruction") or ""),
+            "quotable": self.asked.get("quotable"),
+        }
