@@ -15,9 +15,9 @@ import numpy as np
 
 from grit_integrations.evaluation.intervals import ratio_interval
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import summed_nats
+from grit_integrations.evaluation.retrieval_sets import summed_nats
+from grit_integrations.training.rows.batches import PromptEncoder
+from grit_integrations.training.rows.row_files import Text
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM

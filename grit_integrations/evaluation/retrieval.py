@@ -14,7 +14,7 @@ import numpy.typing as npt
 from grit_integrations.errors import MissingExtraError
 from grit_integrations.evaluation.intervals import mean_interval, ratio_interval
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.watching import Ranks, RetrievalSet, Scores, gold_ranks
+from grit_integrations.evaluation.retrieval_sets import Ranks, RetrievalSet, Scores, gold_ranks
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM

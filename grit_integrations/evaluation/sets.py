@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.options import EvaluationOptions
 from grit_integrations.evaluation.report import joined
 from grit_integrations.evaluation.retrieval import narrowed
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import (
+from grit_integrations.evaluation.retrieval_sets import (
     RetrievalSet,
     evaluation_files,
     load_corpus,
@@ -23,8 +21,10 @@ from grit_integrations.training.watching import (
     load_texts,
     read_rows,
 )
+from grit_integrations.evaluation.scope import EvaluationOptions
+from grit_integrations.training.rows.row_files import Text
 
-_CONVERT = "Make it with: python -m grit_integrations.training.convert"
+_CONVERT = "Make it with: python -m grit_integrations.training.prepare.convert"
 _FIELDS = ("question", "context", "title", "answer")
 Row = TypeVar("Row")
 

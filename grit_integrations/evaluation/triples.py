@@ -11,7 +11,7 @@ import numpy as np
 
 from grit_integrations.evaluation.intervals import mean_interval
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.convert import INSTRUCTIONS
+from grit_integrations.training.prepare.convert import INSTRUCTIONS
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM

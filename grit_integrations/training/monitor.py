@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from grit_integrations.training import watching
-from grit_integrations.training.batches import PromptEncoder, embedding_inputs
+from grit_integrations.evaluation import retrieval_sets
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.module import GritModule
+from grit_integrations.training.rows.batches import PromptEncoder, embedding_inputs
 
 TEXTS = 4  # rows of each generation set
 BATCH_TOKENS = 16_000
@@ -29,11 +29,11 @@ class Monitor:
         self._encoder = encoder
         self._text_tokens = config.data.text_tokens
         self._sets = [
-            watching.load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
-            for path in watching.evaluation_files(folder / config.data.retrieval, config.evaluate_sets)
+            retrieval_sets.load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
+            for path in retrieval_sets.evaluation_files(folder / config.data.retrieval, config.evaluate_sets)
         ]
-        files = watching.evaluation_files(folder / config.data.generation)
-        self._texts = [text for path in files for text in watching.load_texts(path)[:TEXTS]]
+        files = retrieval_sets.evaluation_files(folder / config.data.generation)
+        self._texts = [text for path in files for text in retrieval_sets.load_texts(path)[:TEXTS]]
 
     @torch.no_grad()
     def measure(self, module: GritModule) -> dict[str, Any]:
@@ -48,16 +48,16 @@ class Monitor:
         for key in ("ndcg_10", "recall_1") if found else ():
             record[key] = sum(scores[key] for scores in found.values()) / len(found)
         if self._texts:
-            record["nats"] = watching.response_nats(
+            record["nats"] = retrieval_sets.response_nats(
                 module.lm, self._encoder, self._texts, longest=self._text_tokens, autocast=module.autocast
             )
         module.train(training)
         return record
 
-    def _retrieval(self, module: GritModule, found: watching.RetrievalSet) -> dict[str, float]:
+    def _retrieval(self, module: GritModule, found: retrieval_sets.RetrievalSet) -> dict[str, float]:
         queries = self._embed(module, found.queries, instruction=found.instruction)
         similarity = queries @ self._embed(module, found.passages, instruction="").T
-        return watching.as_table(watching.rank_scores(similarity.numpy(), found.gold))
+        return retrieval_sets.as_table(retrieval_sets.rank_scores(similarity.numpy(), found.gold))
 
     def _embed(self, module: GritModule, texts: Sequence[str], *, instruction: str) -> Tensor:
         """Return unit vectors as the module's recipe makes them, (texts, dim) on the CPU."""

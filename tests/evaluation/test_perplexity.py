@@ -9,11 +9,11 @@ import pytest
 
 from grit_integrations import GritLM
 from grit_integrations.evaluation.perplexity import perplexity_figures, perplexity_table
+from grit_integrations.evaluation.retrieval_sets import response_nats
 from grit_integrations.evaluation.triples import load_triples, triple_figures, triple_table
 from grit_integrations.prompts.formats import rag_prompt
-from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import response_nats
+from grit_integrations.training.rows.batches import PromptEncoder
+from grit_integrations.training.rows.row_files import Text
 
 TEXTS = (
     Text(("The mill stands by the river and grinds wheat.",)),

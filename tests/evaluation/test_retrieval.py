@@ -23,7 +23,7 @@ from grit_integrations.evaluation.retrieval import (
     retrieval_table,
     set_figures,
 )
-from grit_integrations.training.watching import RetrievalSet
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet
 
 ANIMALS = RetrievalSet(
     "animals",
