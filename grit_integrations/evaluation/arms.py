@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from grit_integrations.evaluation.answer_scores import exact_match, token_f1
+from grit_integrations.evaluation.phrases import INSTRUCTIONS
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.scope import EvaluationOptions, parse_quote
 from grit_integrations.evaluation.sets import Question, QuestionSet
@@ -20,7 +21,6 @@ from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.model import GritLM
 from grit_integrations.options import MODES, Caching, Decoding
 from grit_integrations.results import Generation, Quote
-from grit_integrations.training.prepare.convert import INSTRUCTIONS
 
 NEW_TOKENS = 24
 FREE = "free"

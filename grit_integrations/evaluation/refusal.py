@@ -10,8 +10,8 @@ from grit_integrations.errors import DataError
 from grit_integrations.evaluation.answer_scores import normalise
 from grit_integrations.evaluation.arms import Answer, Answerer, Arm
 from grit_integrations.evaluation.intervals import auc_interval, mean_interval
+from grit_integrations.evaluation.phrases import NO_ANSWER
 from grit_integrations.evaluation.report import Table, points, share
-from grit_integrations.training.prepare.convert import NO_ANSWER
 
 Figures = dict[str, Any]
 

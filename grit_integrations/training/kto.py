@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import ConfigError, DataError, MissingExtraError
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.checkpoints import trained_tensors
 from grit_integrations.training.config import ModelConfig
 from grit_integrations.training.export import EMBEDDING_HEAD, export_model
-from grit_integrations.training.rows.batches import IGNORED, PromptEncoder
-from grit_integrations.training.rows.row_files import RowFile, Text
+from grit_integrations.training.rows.row_files import RowFile
 from grit_integrations.training.start import causal_lm
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
 

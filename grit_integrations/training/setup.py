@@ -14,6 +14,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError, DataError
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
 from grit_integrations.prompts.formats import USER, Segment, Special
 from grit_integrations.reranking.wording import verdict_ids
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
@@ -25,19 +27,8 @@ from grit_integrations.training.objectives.generative import GenerativeObjective
 from grit_integrations.training.objectives.objective import Context, Objective
 from grit_integrations.training.objectives.rag import RagObjective
 from grit_integrations.training.objectives.reranking import RerankingObjective
-from grit_integrations.training.rows.batches import PromptEncoder
 from grit_integrations.training.rows.question_rows import Question, parse_question
-from grit_integrations.training.rows.row_files import (
-    Content,
-    Pair,
-    RowFile,
-    Text,
-    open_files,
-    open_mixed,
-    parse_pair,
-    parse_text,
-    row_files,
-)
+from grit_integrations.training.rows.row_files import Content, RowFile, open_files, open_mixed, row_files
 from grit_integrations.training.rows.stream import BatchPlan, Stream
 from grit_integrations.training.start import causal_lm
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer, train_tokenizer

@@ -1,30 +1,14 @@
-"""What the trainer watches: ranks by hand on cases small enough to check by eye, and the raw model's own scores."""
+"""Reading retrieval sets: their passages and those beside them, and drawing a part."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
-import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from grit_integrations.evaluation.retrieval_sets import load_retrieval, rank_scores
-
-
-def test_ranks_become_recall_and_gain() -> None:
-    similarity = np.zeros((3, 12))
-    similarity[0, 4] = 1.0  # first
-    similarity[1, :3], similarity[1, 7] = 0.9, 0.5  # fourth
-    similarity[2, :11] = 0.8  # twelfth
-    scores = rank_scores(similarity, [(4,), (7,), (11,)])
-    assert (scores.recall_1, scores.recall_5, scores.recall_10) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
-    assert scores.ndcg_10 == pytest.approx((1 + 1 / math.log2(5)) / 3)
-
-
-def test_any_answer_counts_and_ties_do_not() -> None:
-    assert rank_scores(np.array([[0.1, 0.9, 0.5]]), [(0, 1)]).recall_1 == 1.0
-    assert rank_scores(np.ones((1, 3)), [(0,)]).recall_1 == 0.0  # a model that tells nothing apart finds nothing
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet, load_retrieval, narrowed
 
 
 def test_a_set_joins_its_corpus_without_repeats(tmp_path: Path) -> None:
@@ -35,3 +19,17 @@ def test_a_set_joins_its_corpus_without_repeats(tmp_path: Path) -> None:
     assert loaded.gold == ((0, 1), (0,))
     assert loaded.instruction == "I"
     assert load_retrieval(tmp_path / "s.jsonl", passages=3, queries=1).passages == ("a", "b", "c")
+
+
+@given(st.integers(1, 6), st.integers(1, 12) | st.none(), st.integers(0, 3))
+def test_narrowing_keeps_what_answers(queries: int, passages: int | None, seed: int) -> None:
+    texts = tuple(f"passage {n}" for n in range(10))
+    full = RetrievalSet("s", "i", tuple(f"query {n}" for n in range(5)), texts, ((0,), (1, 9), (2,), (0,), (7,)))
+    found = narrowed(full, queries=queries, passages=passages, seed=seed)
+    assert len(found.queries) == min(queries, 5)
+    right = {index for gold in found.gold for index in gold}
+    assert len(found.passages) == (10 if passages is None else max(min(passages, 10), len(right)))
+    answers = dict(zip(full.queries, full.gold, strict=True))
+    for query, gold in zip(found.queries, found.gold, strict=True):
+        assert [found.passages[index] for index in gold] == [texts[index] for index in answers[query]]
+    assert found == narrowed(full, queries=queries, passages=passages, seed=seed)

@@ -11,11 +11,11 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
-from grit_integrations.evaluation.retrieval_sets import CausalLM, response_nats
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import CausalLM, response_nats
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.config import RerankingConfig
 from grit_integrations.training.export import grit_config
-from grit_integrations.training.rows.batches import PromptEncoder
-from grit_integrations.training.rows.row_files import Text
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
 from grit_integrations.training.start.causal_lm import load_model
 

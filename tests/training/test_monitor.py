@@ -7,9 +7,11 @@ from pathlib import Path
 from recipes import Trained
 
 from grit_integrations import GritLM
-from grit_integrations.evaluation.retrieval_sets import load_retrieval, rank_scores, response_nats
-from grit_integrations.training.rows.batches import PromptEncoder
-from grit_integrations.training.rows.row_files import Text
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import response_nats
+from grit_integrations.evaluation.ranks import rank_scores
+from grit_integrations.evaluation.retrieval_sets import load_retrieval
+from grit_integrations.evaluation.row_kinds import Text
 
 
 def test_the_trained_toy_retrieves_and_expects_its_answers(trained: Trained) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grit_integrations.evaluation.labelled_texts import TextBatch, text_batch
+from grit_integrations.evaluation.nats import response_loss
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.objectives.losses import response_loss
 from grit_integrations.training.objectives.objective import Loss, StreamObjective
-from grit_integrations.training.rows.batches import TextBatch, text_batch
-from grit_integrations.training.rows.row_files import Text
 
 
 @dataclass(frozen=True, slots=True)

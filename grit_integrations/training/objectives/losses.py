@@ -1,15 +1,12 @@
-"""The losses of GRIT."""
+"""The losses of GRIT beside that of responses, which `grit_integrations.evaluation.nats` has as a measure too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional
-
-from grit_integrations.training.rows.batches import IGNORED
 
 
 def info_nce(queries: Tensor, passages: Tensor, texts: Tensor, *, temperature: float) -> Tensor:
@@ -53,35 +50,6 @@ def gather_rows(own: Tensor, counts: Sequence[int]) -> Tensor:
     parts = [rows[:count] for rows, count in zip(gathered, counts, strict=True)]
     parts[distributed.get_rank()] = own
     return torch.cat(parts)
-
-
-def response_loss(
-    hidden: Tensor, head: Tensor, labels: Tensor, *, kind: Literal["mixed", "token", "sample"] = "mixed"
-) -> Tensor:
-    """Return the causal cross-entropy of the labelled tokens; only their logits are computed.
-
-    Args:
-        hidden: (rows, tokens, dim) causal states; position t predicts the label at t + 1.
-        head: (vocabulary, dim).
-        labels: (rows, tokens), not shifted; `IGNORED` where nothing is predicted.
-        kind: `"mixed"` averages over the batch's labelled tokens, `"token"` sums them and divides by the rows (both
-            as the reference's `loss_gen_type`); `"sample"` averages over each row's tokens, then over the rows.
-    """
-    targets = labels[:, 1:]
-    counted = targets != IGNORED
-    logits = functional.linear(hidden[:, :-1][counted], head).float()  # (labelled tokens, vocabulary)
-    if kind == "sample":
-        return _mean_of_rows(logits, targets, counted)
-    total = functional.cross_entropy(logits, targets[counted], reduction="sum")
-    return total / (counted.sum().clamp(min=1) if kind == "mixed" else labels.shape[0])
-
-
-def _mean_of_rows(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-    """Return the mean over rows of the mean over a row's tokens; rows without any are left out."""
-    each = functional.cross_entropy(logits, targets[counted], reduction="none")
-    lengths = counted.sum(dim=1)  # (rows,)
-    weights = (1 / lengths.clamp(min=1))[:, None].expand_as(counted)[counted]
-    return (each * weights).sum() / (lengths > 0).sum().clamp(min=1)
 
 
 def pointer_loss(scores: Tensor, targets: Tensor) -> Tensor:

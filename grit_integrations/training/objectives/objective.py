@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.rows.batches import Processes, PromptEncoder
+from grit_integrations.training.rows.batches import Processes
 from grit_integrations.training.rows.stream import Position, Stream
 
 Batch = TypeVar("Batch")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
 from grit_integrations.options import Caching
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
@@ -25,7 +26,6 @@ from grit_integrations.training.config import RagConfig
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives.losses import pointer_loss
 from grit_integrations.training.objectives.objective import Context, Loss, StreamObjective
-from grit_integrations.training.rows.batches import IGNORED, PromptEncoder
 from grit_integrations.training.rows.dense_prompts import DenseBatch, DensePrompt, dense_prompt, pad_prompts
 from grit_integrations.training.rows.question_rows import Question, cut_context
 from grit_integrations.training.rows.stream import CHARACTERS_PER_TOKEN, Stream

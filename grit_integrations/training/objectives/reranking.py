@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
+from grit_integrations.evaluation.row_kinds import Pair
 from grit_integrations.options import Order
 from grit_integrations.prompts.formats import Part
 from grit_integrations.prompts.plan import plan_prompt
@@ -20,9 +22,7 @@ from grit_integrations.reranking.wording import ranking_parts, verdict_ids, verd
 from grit_integrations.training.config import RerankingConfig
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives.objective import Context, Loss, StreamObjective
-from grit_integrations.training.rows.batches import IGNORED, PromptEncoder
 from grit_integrations.training.rows.dense_prompts import DenseBatch, DensePrompt, dense_prompt, pad_prompts
-from grit_integrations.training.rows.row_files import Pair
 from grit_integrations.training.rows.stream import Stream
 
 

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import DataError
+from grit_integrations.evaluation.json_lines import read_json_lines
+from grit_integrations.evaluation.phrases import INSTRUCTIONS, NO_ANSWER
 from grit_integrations.prompts.formats import rag_prompt
-from grit_integrations.training.rows.row_files import read_json_lines
 
 Row = dict[str, Any]
 
@@ -42,16 +43,9 @@ RETRIEVAL_QUERIES = 300
 RETRIEVAL_PASSAGES = 1000
 GENERATION_ROWS = 200
 HUMAN_ROWS = 600  # of each set of human questions: what the answers are measured on
-INSTRUCTIONS = {
-    "question": "Given a question, retrieve passages that answer the question",
-    "heading": "Given a heading, retrieve the passage below it",
-    "glossary": "Given a term, retrieve its definition",
-    "sentence": "Given a few words, retrieve the passage they come from",
-}
 RULE_WORDS = 5  # shorter questions that a rule made ("What is it?") fit any passage
 SMALLEST_SET = 50  # an evaluation set of fewer rows is left out
 HANDWRITTEN = "handwritten"
-NO_ANSWER = "The context does not say."
 
 _ANCHOR = re.compile(r"\s*\{[^}]*#[^}]*\}")  # "Title { #title }", as some manuals write headings
 _WORD = re.compile(r"[a-z0-9]+")

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from grit_integrations.errors import DataError
+from grit_integrations.evaluation.row_kinds import Pair, parse_pair
 from grit_integrations.model import GritLM
 from grit_integrations.quoting.sentences import sentences
 from grit_integrations.training.rows.question_rows import parse_question
-from grit_integrations.training.rows.row_files import Pair, RowFile, parse_pair, row_files
+from grit_integrations.training.rows.row_files import RowFile, row_files
 
 Row = dict[str, Any]
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.config import TrainConfig
-from grit_integrations.training.rows.batches import PromptEncoder
 from grit_integrations.training.rows.row_files import RowFile
 
 logger = logging.getLogger(__name__)

@@ -1,51 +1,18 @@
-"""Rows of the streams: read lazily from JSONL, checked when opened."""
+"""Files of rows: read lazily from JSONL, checked when opened."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-import zstandard
-
 from grit_integrations.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A query with what it should find, and what it should not."""
-
-    instruction: str
-    query: str
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...] = ()
-    passage_instructions: tuple[str, ...] = ()  # of the positives, then the negatives; empty when they have none
-
-    @property
-    def size(self) -> int:
-        """The length of the first positive, in characters."""
-        return len(self.positives[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Plain text (one turn) or a conversation (user, assistant, user, ...).
-
-    `opening` is how the last response begins; it is given, not predicted.
-    """
-
-    turns: tuple[str, ...]
-    opening: str = ""
-
-    @property
-    def size(self) -> int:
-        """The length in characters."""
-        return sum(map(len, self.turns))
+from grit_integrations.evaluation.json_lines import decompressed, read_json_lines
+from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
 
 
 class SizedRow(Protocol):
@@ -57,98 +24,6 @@ class SizedRow(Protocol):
 
 
 Row = TypeVar("Row", bound=SizedRow)
-
-
-def parse_pair(row: Any) -> Pair:
-    """Check and read a row of the embedding stream: `{"query": text, "pos": [text, ...], "neg": [text, ...]}`.
-
-    A text is a string or `[instruction, string]`. Instructions are stripped of colons and white space, as the GritLM
-    reference does in training.
-
-    Raises:
-        ValueError: says what is wrong with the row.
-    """
-    if not isinstance(row, dict):
-        raise ValueError(f"a row is an object, not a {type(row).__name__}")
-    if "query" not in row:
-        raise ValueError('"query" is missing')
-    instruction, query = _instructed(row["query"], '"query"')
-    positives, negatives = _texts(row, "pos", default=None), _texts(row, "neg", default=[])
-    if not positives:
-        raise ValueError('"pos" has no text')
-    repeated = {text for _, text in positives} & {text for _, text in negatives}
-    if repeated:
-        raise ValueError(f'"neg" repeats a text of "pos": {min(repeated)[:60]!r}')
-    passages = [*positives, *negatives]
-    instructions = tuple(each for each, _ in passages) if any(each for each, _ in passages) else ()
-    return Pair(instruction, query, tuple(t for _, t in positives), tuple(t for _, t in negatives), instructions)
-
-
-def _texts(row: dict[str, Any], name: str, *, default: Any) -> list[tuple[str, str]]:
-    value = row.get(name, default)
-    if value is None and name not in row:
-        raise ValueError(f'"{name}" is missing')
-    if not isinstance(value, list):
-        raise ValueError(f'"{name}" must be a list of texts')
-    return [_instructed(item, f'each text of "{name}"') for item in value]
-
-
-def _instructed(value: Any, what: str) -> tuple[str, str]:
-    """Return the instruction, which may be empty, and the text."""
-    parts = ["", value] if isinstance(value, str) else value
-    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-        raise ValueError(f"{what} must be a string or [instruction, text]")
-    if not parts[1].strip():
-        raise ValueError(f"{what} must not be blank")
-    return parts[0].strip("\t\n :"), parts[1]
-
-
-def parse_text(row: Any) -> Text:
-    """Check and read one row of the generative stream: `{"text": str | [instruction, response, ...]}`.
-
-    Raises:
-        ValueError: says what is wrong with the row.
-    """
-    if not isinstance(row, dict) or "text" not in row:
-        raise ValueError('"text" is missing')
-    text = row["text"]
-    turns = [text] if isinstance(text, str) else text
-    if not (isinstance(turns, list) and turns and all(isinstance(turn, str) and turn.strip() for turn in turns)):
-        raise ValueError('"text" must be a string or [instruction, response, ...], none of them blank')
-    if isinstance(text, list) and len(turns) % 2:
-        raise ValueError(f'"text" has {len(turns)} turns; instructions and responses must alternate')
-    return Text(tuple(turns))
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of a `.jsonl` or `.jsonl.zst` file, skipping blank lines.
-
-    Raises:
-        DataError: names the file and the line that is not JSON.
-    """
-    with path.open("rb") as raw:
-        yield from _parsed_lines(path, _decompressed(path, raw))
-
-
-def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
-    if not path.name.endswith(".zst"):
-        return raw
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the reader
-    try:
-        zstandard.ZstdDecompressor().copy_stream(raw, plain)
-    except zstandard.ZstdError as error:
-        raise DataError(f"{path} cannot be decompressed: {error}. Is the file complete?") from error
-    plain.seek(0)
-    return plain
-
-
-def _parsed_lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path} line {number} is not JSON: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +49,7 @@ class RowFile(Generic[Row]):
         self._offsets = array("q")
         self.sizes = array("l")
         with path.open("rb") as raw:
-            self.content = self._index(_decompressed(path, raw))
+            self.content = self._index(decompressed(path, raw))
         if not self._offsets:
             raise DataError(f"{path} has no rows. Remove the file or fill it.")
 
@@ -199,7 +74,7 @@ class RowFile(Generic[Row]):
 
     def __getitem__(self, index: int) -> Row:
         if self._stream is None:
-            self._stream = _decompressed(self.path, self.path.open("rb"))
+            self._stream = decompressed(self.path, self.path.open("rb"))
         self._stream.seek(self._offsets[index])
         return self._read(self._stream.readline(), index + 1)
 
@@ -212,9 +87,7 @@ def row_files(folder: Path) -> list[Path]:
 def open_files(folder: Path, parse: Callable[[Any], Row]) -> list[RowFile[Row]]:
     """Open every file of rows in a folder."""
     if not folder.is_dir():
-        raise DataError(
-            f"There is no folder {folder}. Make it with grit_integrations.training.prepare.convert, or set data."
-        )
+        raise DataError(f"There is no folder {folder}. Put .jsonl files there, or set data to where they are.")
     paths = row_files(folder)
     if not paths:
         raise DataError(f"{folder} has no .jsonl or .jsonl.zst files.")

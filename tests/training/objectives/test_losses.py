@@ -9,8 +9,7 @@ import torch
 from processes import in_processes
 from torch import Tensor
 
-from grit_integrations.training.objectives.losses import gather_rows, info_nce, response_loss
-from grit_integrations.training.rows.batches import IGNORED
+from grit_integrations.training.objectives.losses import gather_rows, info_nce
 
 
 def by_hand(queries: Tensor, passages: Tensor, texts: list[int], temperature: float) -> float:
@@ -55,9 +54,6 @@ def test_info_nce_pulls_the_positive_closer() -> None:
     assert after > before
 
 
-LABELS = torch.tensor([[IGNORED, IGNORED, 4, 2, IGNORED], [IGNORED, 1, 3, IGNORED, IGNORED]])
-
-
 def grouped_info_nce(queries: Tensor, groups: Tensor, temperature: float) -> Tensor:
     """The reference's layout: (rows, group, dim), each group a positive and its negatives; target i * group size."""
     rows, group, dim = groups.shape
@@ -78,33 +74,6 @@ def test_info_nce_equals_the_reference_with_hard_negatives(group: int) -> None:
     assert ours.item() == pytest.approx(grouped_info_nce(queries, groups, 0.02).item(), abs=1e-6)
     single = info_nce(queries.float(), passages.float(), torch.arange(len(passages)), temperature=0.02)
     assert single.item() == pytest.approx(ours.item(), rel=1e-6)
-
-
-def all_logits_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """The reference's `NextTokenLoss`: every logit, shifted, flattened; mixed is a mean, token a sum over the rows."""
-    shifted, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
-    kept = targets != -100
-    nats = -shifted[kept].log_softmax(dim=1)[torch.arange(int(kept.sum())), targets[kept]]
-    return nats.mean() if kind == "mixed" else nats.sum() / labels.shape[0]
-
-
-@pytest.mark.parametrize("kind", ["mixed", "token"])
-def test_response_loss_equals_the_reference(kind: str) -> None:
-    generator = torch.Generator().manual_seed(6)
-    hidden, head = torch.randn(3, 9, 8, generator=generator), torch.randn(11, 8, generator=generator)
-    labels = torch.randint(0, 11, (3, 9), generator=generator)
-    labels[0, :6] = labels[1, 5:] = labels[2, 2:4] = IGNORED
-    ours = response_loss(hidden, head, labels, kind=kind)  # type: ignore[arg-type]
-    assert ours.item() == pytest.approx(all_logits_loss(hidden @ head.T, labels, kind).item(), rel=1e-6)
-
-
-def test_every_row_weighs_alike_by_sample() -> None:
-    generator = torch.Generator().manual_seed(7)
-    hidden, head = torch.randn(3, 9, 8, generator=generator), torch.randn(11, 8, generator=generator)
-    labels = torch.randint(0, 11, (3, 9), generator=generator)
-    labels[0, :7], labels[2] = IGNORED, IGNORED  # two tokens, eight, none
-    rows = [response_loss(hidden[[row]], head, labels[[row]], kind="mixed").item() for row in (0, 1)]
-    assert response_loss(hidden, head, labels, kind="sample").item() == pytest.approx(sum(rows) / 2, rel=1e-6)
 
 
 def tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,28 +101,3 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one() -> None:
     assert [each[0] for each in found] == pytest.approx([loss.item()] * 2, abs=1e-6)
     for part, whole in enumerate((queries, positives, negatives), start=1):
         assert torch.allclose(torch.cat([each[part] for each in found]), whole.grad, atol=1e-6)
-
-
-@pytest.mark.parametrize(("kind", "divisor"), [("mixed", 4), ("token", 2)])
-def test_response_loss_counts_labelled_tokens_only(kind: str, divisor: int) -> None:
-    torch.manual_seed(4)
-    hidden, head = torch.randn(2, 5, 8), torch.randn(6, 8)
-    expected = 0.0
-    for row, column, token in [(0, 2, 4), (0, 3, 2), (1, 1, 1), (1, 2, 3)]:
-        logits = head @ hidden[row, column - 1]  # position t predicts t + 1
-        expected -= float(logits.log_softmax(0)[token])
-    loss = response_loss(hidden, head, LABELS, kind=kind)  # type: ignore[arg-type]
-    assert loss.item() == pytest.approx(expected / divisor, rel=1e-5)
-
-
-def test_states_that_predict_nothing_get_no_gradient() -> None:
-    hidden = torch.randn(2, 5, 8, requires_grad=True)
-    response_loss(hidden, torch.randn(6, 8), LABELS).backward()
-    assert hidden.grad is not None
-    touched = hidden.grad.abs().sum(dim=2) > 0
-    assert touched.tolist() == [[False, True, True, False, False], [True, True, False, False, False]]
-
-
-def test_a_batch_without_responses_costs_nothing() -> None:
-    labels = torch.full((2, 5), IGNORED)
-    assert response_loss(torch.randn(2, 5, 8), torch.randn(6, 8), labels).item() == 0.0

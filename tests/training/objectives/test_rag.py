@@ -14,12 +14,12 @@ import torch
 from recipes import RECIPE, tiny_recipe
 
 from grit_integrations import ConfigError, DataError
+from grit_integrations.evaluation.labelled_texts import IGNORED
 from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.config import ModelConfig, RagConfig, config_from_table
 from grit_integrations.training.objectives.losses import pointer_loss
 from grit_integrations.training.objectives.rag import Example, rag_batch, rag_row
-from grit_integrations.training.rows.batches import IGNORED
 from grit_integrations.training.setup import wake_layers
 from grit_integrations.training.start.causal_lm import fold_workspace
 from grit_integrations.training.start.from_nothing.reader import pointer_scores

@@ -14,14 +14,15 @@ from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
+from grit_integrations.evaluation.row_kinds import Pair, parse_pair
 from grit_integrations.options import ORDERS
 from grit_integrations.training import train
 from grit_integrations.training.config import RerankingConfig, config_from_table
 from grit_integrations.training.export import grit_config
 from grit_integrations.training.objectives.objective import Context
 from grit_integrations.training.objectives.reranking import RerankingBatch, RerankingObjective, judged, shuffled
-from grit_integrations.training.rows.batches import IGNORED, PromptEncoder
-from grit_integrations.training.rows.row_files import Pair, RowFile, parse_pair
+from grit_integrations.training.rows.row_files import RowFile
 from grit_integrations.training.rows.stream import BatchPlan, Stream
 
 QUERY, POSITIVE, NEGATIVES = "where is the mill?", "by the hill", ("by the sea", "in town", "n2", "n3", "n4")

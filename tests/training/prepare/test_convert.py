@@ -10,8 +10,9 @@ import pytest
 import zstandard
 
 from grit_integrations.errors import DataError
+from grit_integrations.evaluation.row_kinds import parse_pair, parse_text
 from grit_integrations.training.prepare.convert import EVALUATION_TITLES, HELD_OUT_SOURCES, convert, is_evaluation_title
-from grit_integrations.training.rows.row_files import open_files, parse_pair, parse_text
+from grit_integrations.training.rows.row_files import open_files
 
 SENTENCE = "Sentence {} of passage {} in {} says that thing number {} is unlike every other thing there."
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from grit_integrations import DataError, GritLM
+from grit_integrations.evaluation.row_kinds import parse_pair
 from grit_integrations.training.prepare.mine import mine
-from grit_integrations.training.rows.row_files import open_files, parse_pair
+from grit_integrations.training.rows.row_files import open_files
 
 HEART = "The heart pumps blood through the body. It beats all day. It never rests."
 LUNGS = "The lungs give the blood air that the heart pumps on."

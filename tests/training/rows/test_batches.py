@@ -1,4 +1,4 @@
-"""The prompts of training: exact ids, what is pooled, what is predicted."""
+"""Batches of pairs: exact ids, what is pooled, and which share of a batch a process has."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from grit_integrations import GritLM, Message
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.row_kinds import Pair
 from grit_integrations.prompts.formats import MARKERS
-from grit_integrations.prompts.layout import lay_out
-from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.training.rows.batches import (
-    IGNORED,
     ContrastiveBatch,
     Processes,
-    PromptEncoder,
     contrastive_batch,
     embedding_inputs,
     sample_pair,
-    text_batch,
 )
-from grit_integrations.training.rows.row_files import Pair, Text
 from grit_integrations.training.start.bpe_tokenizer import train_tokenizer
 
 TEXTS = ["The river bends north of the old mill.", "In 1984 the mill had 12 wheels.\nIt closed later."] * 5
@@ -85,44 +80,12 @@ def test_embedding_prompts_pool_the_text_alone(encoder: PromptEncoder, tokenizer
     assert bare.ids[0].tolist() == ids(tokenizer, "<|embed|>\nthe mill", bos=True)
 
 
-def test_a_conversation_predicts_its_answers_and_their_ends(
-    encoder: PromptEncoder, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    found, labels = encoder.conversation(Text(("Where?", "North.", "When?", "1984")))
-    end = tokenizer.eos_token_id
-    first = ids(tokenizer, "<|user|>\nWhere?\n<|assistant|>\nNorth.", bos=True)
-    second = ids(tokenizer, "\n<|user|>\nWhen?\n<|assistant|>\n1984")
-    assert found == [*first, end, *second, end]
-    answers = [*ids(tokenizer, "North."), end, *ids(tokenizer, "1984"), end]
-    assert [label for label in labels if label != IGNORED] == answers
-    assert all(label in (IGNORED, token) for token, label in zip(found, labels, strict=True))
-
-
-def test_a_long_document_loses_its_beginning_and_never_the_answer(
-    encoder: PromptEncoder, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    text = Text((f"{'word ' * 60}\n\nWhere?", "North."))
-    cut, labels = encoder.conversation(text, longest=40)
-    whole, _ = encoder.conversation(text)
-    header = ids(tokenizer, "<|user|>\n", bos=True)
-    assert len(cut) == 40
-    assert cut == header + whole[-(40 - len(header)) :]
-    assert [label for label in labels if label != IGNORED] == [*ids(tokenizer, "North."), tokenizer.eos_token_id]
-
-
-def test_plain_text_is_predicted_whole(encoder: PromptEncoder, tokenizer: PreTrainedTokenizerFast) -> None:
-    found, labels = encoder.conversation(Text(("The river.",)))
-    assert found == [*ids(tokenizer, "The river.", bos=True), tokenizer.eos_token_id]
-    assert labels == [IGNORED, *found[1:]]
-
-
 def test_batches_cut_to_length_and_number_equal_passages(encoder: PromptEncoder) -> None:
     pairs = [Pair("I", "where", ("north",), ("south",)), Pair("I", "when", ("later",)), Pair("I", "how", ("north",))]
     batch = contrastive_batch(encoder, pairs, query_tokens=3, passage_tokens=4, instructed=False)
     assert batch.texts.tolist() == [0, 1, 0, 2]
     assert int(batch.queries.sample.sum(dim=1).max()) <= 3
     assert int(batch.passages.sample.sum(dim=1).max()) <= 4
-    assert text_batch(encoder, [Text(("word " * 100,))], longest=16).ids.shape == (1, 16)
 
 
 def test_every_text_has_its_own_instruction(encoder: PromptEncoder) -> None:
@@ -168,15 +131,3 @@ def test_processes_share_a_batch(encoder: PromptEncoder) -> None:
     assert all((share.pairs, share.negatives) == ((3, 2), (3, 1)) for share in shares)
     assert all(share.texts.tolist() == [0, 1, 0, 2, 3, 4, 4, 4, 4] for share in shares)
     assert whole.texts.tolist() == [0, 1, 2, 3, 0, 4, 4, 4, 4]
-
-
-def test_ids_are_those_of_inference_on_the_mistral_vocabulary(tiny: GritLM) -> None:
-    """A SentencePiece vocabulary marks a text that stands alone: training must not see that mark inside a prompt."""
-    encoder = PromptEncoder(tiny.checkpoint.tokenizer.hf)
-    assert encoder.texts(["hello"]) == [[21558]]
-    ids, labels = encoder.conversation(Text(("hello", "yo", "hello", "yo")))
-    layout = lay_out([Message("user", "hello"), Message("assistant", "yo"), Message("user", "hello")])
-    prompt = list(plan_prompt(layout, tiny.checkpoint.tokenizer).prompt_ids)
-    assert ids[: len(prompt)] == prompt
-    answer = [*encoder.texts(["yo"])[0], 2]
-    assert [label for label in labels if label != -100] == answer * 2

@@ -9,8 +9,9 @@ import torch
 from recipes import tiny_recipe
 
 from grit_integrations.engine.encoder import bidirectional_view
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training import setup
-from grit_integrations.training.rows.batches import PromptEncoder, embedding_inputs
+from grit_integrations.training.rows.batches import embedding_inputs
 from grit_integrations.training.start.causal_lm import token_codes, token_weights
 from grit_integrations.training.trainer import Run
 

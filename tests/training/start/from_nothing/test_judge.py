@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.prompts.formats import USER, Segment, Special
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 from grit_integrations.training.config import READER_WORKSPACE
-from grit_integrations.training.rows.batches import PromptEncoder
 from grit_integrations.training.rows.dense_prompts import dense_prompt
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
 from grit_integrations.training.start.causal_lm import load_model, unfold_workspace
