@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from grit_integrations import GritLM, KVCacheStore
 from grit_integrations.evaluation.intervals import difference_interval, mean_interval
-from grit_integrations.evaluation.retrieval import PerQuery, bm25_similarity, narrowed, rank_metrics
-from grit_integrations.training.watching import RetrievalSet, gold_ranks, load_retrieval
+from grit_integrations.evaluation.ranks import PerQuery, gold_ranks, rank_metrics
+from grit_integrations.evaluation.retrieval import bm25_similarity
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet, load_retrieval, narrowed
 
 FIGURES = RESULTS / "retrieval.json"
 SETS = ("squad-v1.1-dev-part", "selqa", "handwritten")

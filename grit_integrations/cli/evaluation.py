@@ -17,9 +17,9 @@ from grit_integrations.cli.output import console, shown_path
 from grit_integrations.errors import OptionError
 
 if TYPE_CHECKING:
-    from grit_integrations.evaluation.options import EvaluationOptions
     from grit_integrations.evaluation.report import Table
     from grit_integrations.evaluation.run import PartResult
+    from grit_integrations.evaluation.scope import EvaluationOptions
     from grit_integrations.evaluation.sets import EvaluationSets
     from grit_integrations.model import GritLM
 
@@ -40,7 +40,9 @@ def evaluate(
         ),
     ],
     *,
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="What grit_integrations.training.convert wrote.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="What grit_integrations.training.prepare.convert wrote.")
+    ],
     parts: Annotated[
         str | None,
         _names("--parts", "What to measure: retrieval, answers, refusal, perplexity, triples.", "all of them"),
@@ -96,7 +98,7 @@ def _options(given: dict[str, Any], *, quick: bool) -> EvaluationOptions:
     """Return the options that were given over the defaults, or over those of a quick look."""
     import dataclasses
 
-    from grit_integrations.evaluation.options import EvaluationOptions
+    from grit_integrations.evaluation.scope import EvaluationOptions
 
     defaults = EvaluationOptions()
     defaults = defaults.quick() if quick else defaults

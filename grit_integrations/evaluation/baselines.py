@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from grit_integrations.evaluation.answers import normalise
+from grit_integrations.evaluation.answer_scores import normalise
 from grit_integrations.quoting.sentences import sentences
 
 Picker = Callable[[str, Sequence[str]], int]

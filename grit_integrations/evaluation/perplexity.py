@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grit_integrations.evaluation.intervals import ratio_interval
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import summed_nats
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import summed_nats
+from grit_integrations.evaluation.row_kinds import Text
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.answering import Answer, Answerer, Arm
-from grit_integrations.evaluation.answers import normalise
+from grit_integrations.evaluation.answer_scores import normalise
+from grit_integrations.evaluation.arms import Answer, Answerer, Arm
 from grit_integrations.evaluation.intervals import auc_interval, mean_interval
+from grit_integrations.evaluation.phrases import NO_ANSWER
 from grit_integrations.evaluation.report import Table, points, share
-from grit_integrations.training.convert import NO_ANSWER
 
 Figures = dict[str, Any]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +12,27 @@ import numpy.typing as npt
 
 from grit_integrations.errors import MissingExtraError
 from grit_integrations.evaluation.intervals import mean_interval, ratio_interval
+from grit_integrations.evaluation.ranks import (
+    CUTOFFS,
+    DEPTH,
+    METRICS,
+    PerQuery,
+    Ranks,
+    Scores,
+    gold_ranks,
+    rank_metrics,
+)
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.watching import Ranks, RetrievalSet, Scores, gold_ranks
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM
 
-CUTOFFS = (1, 5, 10)
-DEPTH = 10  # of nDCG and MRR
 BM25 = {"k1": 1.2, "b": 0.75}  # Lucene's
-METRICS = (*(f"recall@{k}" for k in CUTOFFS), f"ndcg@{DEPTH}", f"mrr@{DEPTH}")
 
 _WORD = re.compile(r"\w+")
 _AT_ONCE = 512  # texts between two moves of the progress bar
 Advance = Callable[[int], Any]
-PerQuery = dict[str, npt.NDArray[np.float64]]  # a metric by its name, (queries,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +48,6 @@ class SystemRanking:
     system: str
     metrics: PerQuery
     ranks: Ranks | None = None
-
-
-def narrowed(found: RetrievalSet, *, queries: int, passages: int | None, seed: int) -> RetrievalSet:
-    """Return a set with at most so many queries, drawn at random, and passages: all right ones, filled up with others.
-
-    The passages that answer left-out queries stay as distractors unless `passages` cuts them off.
-    """
-    rng = random.Random(f"{seed}:{found.name}")  # noqa: S311  # sampling, not secrets
-    rows = range(len(found.queries))
-    chosen = sorted(rng.sample(rows, min(queries, len(rows))))
-    kept = sorted({index for row in chosen for index in found.gold[row]})
-    others = sorted(set(range(len(found.passages))) - set(kept))
-    if passages is not None:
-        others = sorted(rng.sample(others, max(0, min(passages - len(kept), len(others)))))
-    places = {index: place for place, index in enumerate([*kept, *others])}
-    return replace(
-        found,
-        queries=tuple(found.queries[row] for row in chosen),
-        passages=tuple(found.passages[index] for index in places),
-        gold=tuple(tuple(places[index] for index in found.gold[row]) for row in chosen),
-    )
-
-
-def rank_metrics(ranks: Ranks) -> PerQuery:
-    """Return each query's metrics from the rank of its best right passage.
-
-    Recall counts a query as found when any one right passage is; nDCG and MRR look at that passage alone. With one
-    right passage per query, as in nearly all sets, these are the usual definitions.
-    """
-    found = {f"recall@{k}": (ranks < k).astype(np.float64) for k in CUTOFFS}
-    near = ranks < DEPTH
-    found[f"ndcg@{DEPTH}"] = np.where(near, 1 / np.log2(ranks + 2.0), 0.0)
-    found[f"mrr@{DEPTH}"] = np.where(near, 1 / (ranks + 1.0), 0.0)
-    return found
 
 
 def model_rankings(grit: GritLM, found: RetrievalSet, *, advance: Advance = lambda count: None) -> list[SystemRanking]:

@@ -11,10 +11,9 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.answering import FREE, Answerer, Arm, all_arms
-from grit_integrations.evaluation.comparing import answer_figures, answer_records, answer_tables
+from grit_integrations.evaluation.answer_figures import answer_figures, answer_records, answer_tables
+from grit_integrations.evaluation.arms import FREE, Answerer, Arm, all_arms
 from grit_integrations.evaluation.intervals import RESAMPLES
-from grit_integrations.evaluation.options import EvaluationOptions, Part
 from grit_integrations.evaluation.perplexity import perplexity_figures, perplexity_table
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
 from grit_integrations.evaluation.report import FORMAT, Table, described, environment, joined
@@ -27,6 +26,7 @@ from grit_integrations.evaluation.retrieval import (
     retrieval_table,
     set_figures,
 )
+from grit_integrations.evaluation.scope import EvaluationOptions, Part
 from grit_integrations.evaluation.sets import EvaluationSets
 from grit_integrations.evaluation.triples import triple_figures, triple_table
 from grit_integrations.model import GritLM

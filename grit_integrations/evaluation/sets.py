@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.options import EvaluationOptions
+from grit_integrations.evaluation.json_lines import read_rows
 from grit_integrations.evaluation.report import joined
-from grit_integrations.evaluation.retrieval import narrowed
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import (
+from grit_integrations.evaluation.retrieval_sets import (
     RetrievalSet,
     evaluation_files,
     load_corpus,
     load_retrieval,
-    load_texts,
-    read_rows,
+    narrowed,
 )
+from grit_integrations.evaluation.row_kinds import Text, parse_text
+from grit_integrations.evaluation.scope import EvaluationOptions
 
-_CONVERT = "Make it with: python -m grit_integrations.training.convert"
+_CONVERT = "Make it with: python -m grit_integrations.training.prepare.convert"
 _FIELDS = ("question", "context", "title", "answer")
 Row = TypeVar("Row")
 
@@ -153,7 +152,7 @@ def _by_kind(paths: Sequence[Path], options: EvaluationOptions) -> dict[str, tup
     kinds: dict[str, tuple[Text, ...]] = {}
     for path in paths:
         kind = path.name.removesuffix(".jsonl").split("-", maxsplit=1)[0]
-        rows = _drawn(_not_empty(path, load_texts(path)), options.rows, f"{options.seed}:{path.name}")
+        rows = _drawn(_not_empty(path, list(read_rows(path, parse_text))), options.rows, f"{options.seed}:{path.name}")
         kinds[kind] = (*kinds.get(kind, ()), *rows)
     return kinds
 

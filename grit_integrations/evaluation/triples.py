@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grit_integrations.evaluation.intervals import mean_interval
+from grit_integrations.evaluation.phrases import INSTRUCTIONS
 from grit_integrations.evaluation.report import Table, share
-from grit_integrations.training.convert import INSTRUCTIONS
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM

@@ -6,10 +6,10 @@ try:
     from grit_integrations.training.config import TrainConfig, load_config
     from grit_integrations.training.trainer import TrainResult, train
 except ModuleNotFoundError as error:
-    if error.name not in ("accelerate", "zstandard"):  # a broken install shows its true cause
+    if error.name != "accelerate":  # a broken install shows its true cause
         raise
     from grit_integrations.errors import MissingExtraError
 
-    raise MissingExtraError(str(error.name), "train") from error
+    raise MissingExtraError("accelerate", "train") from error
 
 __all__ = ["TrainConfig", "TrainResult", "load_config", "train"]

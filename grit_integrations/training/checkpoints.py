@@ -17,10 +17,10 @@ from torch import Tensor
 
 from grit_integrations.errors import ConfigError, DataError
 from grit_integrations.training.config import TrainConfig
-from grit_integrations.training.data import Content
 from grit_integrations.training.lora import is_adapter
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.order import Position
+from grit_integrations.training.rows.row_files import Content
+from grit_integrations.training.rows.stream import Position
 
 MODEL = "model.safetensors"
 PROJECTION = "projection."

@@ -11,7 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from torch import Tensor, nn
 
 from grit_integrations.errors import ConfigError
-from grit_integrations.training.batches import Processes
+from grit_integrations.training.rows.batches import Processes
 
 
 class Distribution:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import ConfigError, DataError, MissingExtraError
-from grit_integrations.training import initial
-from grit_integrations.training.batches import IGNORED, PromptEncoder
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.checkpoints import trained_tensors
 from grit_integrations.training.config import ModelConfig
-from grit_integrations.training.data import RowFile, Text
 from grit_integrations.training.export import EMBEDDING_HEAD, export_model
-from grit_integrations.training.tokenizer import load_tokenizer
+from grit_integrations.training.rows.row_files import RowFile
+from grit_integrations.training.start import causal_lm
+from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
 
 try:
     from datasets import Dataset
@@ -97,16 +98,16 @@ def train_kto(model: Path, rows: Path, out: Path, settings: KtoSettings | None =
         DataError: a wrong row, by file and line; rows of one label only.
     """
     settings = settings or KtoSettings()
-    initial.check_checkpoint(str(model))
+    causal_lm.check_checkpoint(str(model))
     if settings.batch < 2:
         raise ConfigError(f"batch is {settings.batch}. KTO compares the rows of a batch: it must be at least 2.")
     judged = RowFile(rows, parse_judged)
     encoder = PromptEncoder(load_tokenizer(model))
-    policy = initial.load_model(str(model))
+    policy = causal_lm.load_model(str(model))
     examples = as_examples(judged, encoder, window=policy.config.max_position_embeddings)
     trainer = _TokenisedKto(
         model=policy,
-        ref_model=initial.load_model(str(model)),
+        ref_model=causal_lm.load_model(str(model)),
         args=_arguments(settings, out),
         train_dataset=Dataset.from_list(examples),
         processing_class=encoder.tokenizer,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from grit_integrations.engine.encoder import bidirectional_view, pool
-from grit_integrations.training.batches import IGNORED, EmbeddingInputs, TextBatch
-from grit_integrations.training.blocks import DenseBatch
+from grit_integrations.evaluation.labelled_texts import IGNORED, TextBatch
+from grit_integrations.training.attention_masks import bidirectional_then_causal, causal_then_bidirectional
 from grit_integrations.training.config import ModelConfig
-from grit_integrations.training.masks import bidirectional_then_causal, causal_then_bidirectional
+from grit_integrations.training.rows.batches import EmbeddingInputs
+from grit_integrations.training.rows.dense_prompts import DenseBatch
 
 T = TypeVar("T")
 

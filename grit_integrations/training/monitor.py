@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from grit_integrations.training import watching
-from grit_integrations.training.batches import PromptEncoder, embedding_inputs
+from grit_integrations.evaluation.json_lines import read_rows
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import response_nats
+from grit_integrations.evaluation.ranks import rank_scores
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet, evaluation_files, load_retrieval
+from grit_integrations.evaluation.row_kinds import parse_text
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.module import GritModule
+from grit_integrations.training.rows.batches import embedding_inputs
 
 TEXTS = 4  # rows of each generation set
 BATCH_TOKENS = 16_000
@@ -29,11 +35,11 @@ class Monitor:
         self._encoder = encoder
         self._text_tokens = config.data.text_tokens
         self._sets = [
-            watching.load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
-            for path in watching.evaluation_files(folder / config.data.retrieval, config.evaluate_sets)
+            load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
+            for path in evaluation_files(folder / config.data.retrieval, config.evaluate_sets)
         ]
-        files = watching.evaluation_files(folder / config.data.generation)
-        self._texts = [text for path in files for text in watching.load_texts(path)[:TEXTS]]
+        files = evaluation_files(folder / config.data.generation)
+        self._texts = [text for path in files for text in list(read_rows(path, parse_text))[:TEXTS]]
 
     @torch.no_grad()
     def measure(self, module: GritModule) -> dict[str, Any]:
@@ -48,16 +54,17 @@ class Monitor:
         for key in ("ndcg_10", "recall_1") if found else ():
             record[key] = sum(scores[key] for scores in found.values()) / len(found)
         if self._texts:
-            record["nats"] = watching.response_nats(
+            record["nats"] = response_nats(
                 module.lm, self._encoder, self._texts, longest=self._text_tokens, autocast=module.autocast
             )
         module.train(training)
         return record
 
-    def _retrieval(self, module: GritModule, found: watching.RetrievalSet) -> dict[str, float]:
+    def _retrieval(self, module: GritModule, found: RetrievalSet) -> dict[str, float]:
         queries = self._embed(module, found.queries, instruction=found.instruction)
         similarity = queries @ self._embed(module, found.passages, instruction="").T
-        return watching.as_table(watching.rank_scores(similarity.numpy(), found.gold))
+        scores = asdict(rank_scores(similarity.numpy(), found.gold))
+        return {name: round(value, 4) for name, value in scores.items()}
 
     def _embed(self, module: GritModule, texts: Sequence[str], *, instruction: str) -> Tensor:
         """Return unit vectors as the module's recipe makes them, (texts, dim) on the CPU."""

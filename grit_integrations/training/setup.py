@@ -14,33 +14,25 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError, DataError
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
 from grit_integrations.prompts.formats import USER, Segment, Special
 from grit_integrations.reranking.wording import verdict_ids
-from grit_integrations.training import initial, judging, pointing
-from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
-from grit_integrations.training.contrastive import BagObjective, EmbeddingObjective
-from grit_integrations.training.data import (
-    Content,
-    Pair,
-    RowFile,
-    Text,
-    open_files,
-    open_mixed,
-    parse_pair,
-    parse_text,
-    row_files,
-)
 from grit_integrations.training.export import EMBEDDING_HEAD
-from grit_integrations.training.generative import GenerativeObjective
 from grit_integrations.training.lora import add_adapters
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.objectives import Context, Objective
-from grit_integrations.training.order import BatchPlan, Stream
-from grit_integrations.training.questions import Question, parse_question
-from grit_integrations.training.rag import RagObjective
-from grit_integrations.training.reranking import RerankingObjective
-from grit_integrations.training.tokenizer import load_tokenizer, train_tokenizer
+from grit_integrations.training.objectives.contrastive import BagObjective, EmbeddingObjective
+from grit_integrations.training.objectives.generative import GenerativeObjective
+from grit_integrations.training.objectives.objective import Context, Objective
+from grit_integrations.training.objectives.rag import RagObjective
+from grit_integrations.training.objectives.reranking import RerankingObjective
+from grit_integrations.training.rows.question_rows import Question, parse_question
+from grit_integrations.training.rows.row_files import Content, RowFile, open_files, open_mixed, row_files
+from grit_integrations.training.rows.stream import BatchPlan, Stream
+from grit_integrations.training.start import causal_lm
+from grit_integrations.training.start.bpe_tokenizer import load_tokenizer, train_tokenizer
+from grit_integrations.training.start.from_nothing import judge, reader
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +87,7 @@ def open_data(config: TrainConfig) -> Files:
 def make_tokenizer(config: TrainConfig, files: Files, saved: Path) -> PreTrainedTokenizerFast:
     """Return the checkpoint's tokenizer, the one `saved` by an earlier part of the run, or a new one."""
     if config.model.checkpoint is not None:
-        initial.check_checkpoint(config.model.checkpoint)
+        causal_lm.check_checkpoint(config.model.checkpoint)
         return load_tokenizer(Path(config.model.checkpoint))
     if not (saved / "tokenizer.json").exists():
         logger.info("Training a tokenizer of %d tokens", config.model.vocab_size)
@@ -120,34 +112,34 @@ def make_module(config: TrainConfig, encoder: PromptEncoder, files: Files, dtype
 
 def _make_lm(config: TrainConfig, encoder: PromptEncoder, files: Files) -> Any:
     if config.model.checkpoint is not None:
-        loaded: Any = initial.load_model(config.model.checkpoint)
+        loaded: Any = causal_lm.load_model(config.model.checkpoint)
         if config.model.workspace:
-            initial.unfold_workspace(loaded, config.model.workspace)
-            initial.hold_workspace(loaded, config.model.workspace, shared=_shared(config.model))
+            causal_lm.unfold_workspace(loaded, config.model.workspace)
+            causal_lm.hold_workspace(loaded, config.model.workspace, shared=_shared(config.model))
         _start_judging(config, encoder, loaded)
         return loaded
-    model = initial.new_model(config.model, encoder.tokenizer, seed=config.seed)
+    model = causal_lm.new_model(config.model, encoder.tokenizer, seed=config.seed)
     if config.model.start != "random":
-        codes = initial.token_codes(encoder.tokenizer)
+        codes = causal_lm.token_codes(encoder.tokenizer)
         documents = _spread(files.texts, IDF_DOCUMENTS) or _spread_passages(files.pairs, IDF_DOCUMENTS)
-        weights = initial.token_weights(encoder.texts(documents), codes)
-        initial.start_as_bag(model, weights, codes, seed=config.seed, workspace=config.model.workspace)
+        weights = causal_lm.token_weights(encoder.texts(documents), codes)
+        causal_lm.start_as_bag(model, weights, codes, seed=config.seed, workspace=config.model.workspace)
         if config.model.workspace:
-            initial.hold_workspace(model, config.model.workspace, shared=_shared(config.model))
+            causal_lm.hold_workspace(model, config.model.workspace, shared=_shared(config.model))
     return model
 
 
 def _shared(settings: ModelConfig) -> int:
     """Return how many of the workspace's coordinates the embeddings write as well."""
-    return pointing.IDENTITY if settings.start == "reader" else 0
+    return reader.IDENTITY if settings.start == "reader" else 0
 
 
 def wake_layers(config: TrainConfig, encoder: PromptEncoder, model: Any) -> None:
     """Give silent layers their start, once the embedding table that they read is trained."""
     if config.model.start == "reader" and config.model.checkpoint is None:
-        codes = initial.token_codes(encoder.tokenizer)
-        scale = initial.WORKSPACE_SCALE
-        pointing.start_as_reader(model, codes, workspace_scale=scale, seed=config.seed)
+        codes = causal_lm.token_codes(encoder.tokenizer)
+        scale = causal_lm.WORKSPACE_SCALE
+        reader.start_as_reader(model, codes, workspace_scale=scale, seed=config.seed)
         _start_judging(config, encoder, model)
 
 
@@ -155,7 +147,7 @@ def _start_judging(config: TrainConfig, encoder: PromptEncoder, model: Any) -> N
     if config.reranking is not None and config.reranking.start:
         yes, no = verdict_ids(encoder.prompts)
         begin, user, *_ = encoder.parts([Special.BOS, Segment(USER)])
-        judging.start_as_judge(model, begin=begin, user=user, yes=yes, no=no, seed=config.seed)
+        judge.start_as_judge(model, begin=begin, user=user, yes=yes, no=no, seed=config.seed)
 
 
 def _load_projection(settings: ModelConfig, module: GritModule) -> None:

@@ -22,20 +22,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from grit_integrations.errors import ConfigError, TrainingDivergedError
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training import checkpoints, setup
-from grit_integrations.training.batches import PromptEncoder
 from grit_integrations.training.checkpoints import Progress, newest_checkpoint, trained_tensors
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.distribution import Distribution
 from grit_integrations.training.export import export_model, model_card, write_atomically
-from grit_integrations.training.initial import fold_workspace
-from grit_integrations.training.lengths import warn_of_cuts
 from grit_integrations.training.lora import merged, save_adapter
 from grit_integrations.training.memory import keep_freed_memory
 from grit_integrations.training.monitor import Monitor
-from grit_integrations.training.objectives import Context, Objective
+from grit_integrations.training.objectives.objective import Context, Objective
 from grit_integrations.training.plots import plot_metrics
+from grit_integrations.training.rows.lengths import warn_of_cuts
 from grit_integrations.training.schedule import fall, warmth
+from grit_integrations.training.start.causal_lm import fold_workspace
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from question_sets import write_rows
 from typer.testing import CliRunner
 
 from grit_integrations.cli import app
-from grit_integrations.evaluation.options import PARTS
+from grit_integrations.evaluation.scope import PARTS
 
 # A process that a shell started in the background ignores SIGINT unless it says otherwise.
 RUN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

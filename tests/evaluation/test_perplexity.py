@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from grit_integrations import GritLM
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import response_nats
 from grit_integrations.evaluation.perplexity import perplexity_figures, perplexity_table
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.evaluation.triples import load_triples, triple_figures, triple_table
 from grit_integrations.prompts.formats import rag_prompt
-from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.data import Text
-from grit_integrations.training.watching import response_nats
 
 TEXTS = (
     Text(("The mill stands by the river and grinds wheat.",)),

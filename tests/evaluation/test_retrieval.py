@@ -7,23 +7,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from grit_integrations import GritLM
+from grit_integrations.evaluation.ranks import METRICS, rank_metrics
 from grit_integrations.evaluation.retrieval import (
-    METRICS,
     bm25_ranking,
     bm25_similarity,
     model_rankings,
-    narrowed,
     random_ranking,
-    rank_metrics,
     ranking_records,
     retrieval_table,
     set_figures,
 )
-from grit_integrations.training.watching import RetrievalSet
+from grit_integrations.evaluation.retrieval_sets import RetrievalSet
 
 ANIMALS = RetrievalSet(
     "animals",
@@ -32,16 +28,6 @@ ANIMALS = RetrievalSet(
     ("the cat sat on the mat", "a dog ran in the park", "the bird flew over the sea", "the the the the"),
     ((2,), (1,)),
 )
-
-
-def test_ranks_become_metrics() -> None:
-    found = rank_metrics(np.array([0, 3, 9, 10]))
-    assert found["recall@1"].tolist() == [1, 0, 0, 0]
-    assert found["recall@5"].tolist() == [1, 1, 0, 0]
-    assert found["recall@10"].tolist() == [1, 1, 1, 0]
-    assert found["ndcg@10"] == pytest.approx([1, 1 / math.log2(5), 1 / math.log2(11), 0])
-    assert found["mrr@10"] == pytest.approx([1, 1 / 4, 1 / 10, 0])
-    assert tuple(found) == METRICS
 
 
 def test_bm25_weighs_rare_words() -> None:
@@ -64,20 +50,6 @@ def test_chance_is_the_average_over_all_orders(count: int, right: int) -> None:
     every = rank_metrics(np.array([min(each) for each in places]))
     for metric in METRICS:
         assert chosen[metric].tolist() == pytest.approx([every[metric].mean()])
-
-
-@given(st.integers(1, 6), st.integers(1, 12) | st.none(), st.integers(0, 3))
-def test_narrowing_keeps_what_answers(queries: int, passages: int | None, seed: int) -> None:
-    texts = tuple(f"passage {n}" for n in range(10))
-    full = RetrievalSet("s", "i", tuple(f"query {n}" for n in range(5)), texts, ((0,), (1, 9), (2,), (0,), (7,)))
-    found = narrowed(full, queries=queries, passages=passages, seed=seed)
-    assert len(found.queries) == min(queries, 5)
-    right = {index for gold in found.gold for index in gold}
-    assert len(found.passages) == (10 if passages is None else max(min(passages, 10), len(right)))
-    answers = dict(zip(full.queries, full.gold, strict=True))
-    for query, gold in zip(found.queries, found.gold, strict=True):
-        assert [found.passages[index] for index in gold] == [texts[index] for index in answers[query]]
-    assert found == narrowed(full, queries=queries, passages=passages, seed=seed)
 
 
 def test_a_model_is_measured_beside_bm25_and_chance(mini: GritLM) -> None:

@@ -10,7 +10,7 @@ from question_sets import DISTRACTORS, PASSAGES, QUESTIONS, write_rows
 
 from grit_integrations import OptionError
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.options import EvaluationOptions
+from grit_integrations.evaluation.scope import EvaluationOptions
 from grit_integrations.evaluation.sets import open_sets
 
 
@@ -54,7 +54,7 @@ def test_bounds_draw_the_same_rows_each_time(folder: Path) -> None:
 
 
 def test_a_missing_folder_or_set_names_what_is_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder .*grit_integrations\.training\.convert"):
+    with pytest.raises(DataError, match=r"no folder .*grit_integrations\.training\.prepare\.convert"):
         open_sets(tmp_path / "nothing", EvaluationOptions())
     with pytest.raises(DataError, match=r"neither retrieval/ nor generation/.* it has data"):
         open_sets(tmp_path, EvaluationOptions())

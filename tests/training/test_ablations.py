@@ -16,12 +16,13 @@ from torch import Tensor
 
 from grit_integrations import GritLM
 from grit_integrations.engine.encoder import pool
+from grit_integrations.evaluation.labelled_texts import text_batch
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.options import POOLINGS
 from grit_integrations.training import TrainConfig, train
-from grit_integrations.training.batches import embedding_inputs, text_batch
+from grit_integrations.training.attention_masks import bidirectional_then_causal, causal_then_bidirectional
 from grit_integrations.training.config import Attention
-from grit_integrations.training.data import Text
-from grit_integrations.training.masks import bidirectional_then_causal, causal_then_bidirectional
+from grit_integrations.training.rows.batches import embedding_inputs
 from grit_integrations.training.trainer import Run
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=4)

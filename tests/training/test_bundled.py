@@ -11,13 +11,13 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from grit_integrations import GritLM
-from grit_integrations.training.batches import PromptEncoder
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import CausalLM, response_nats
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.config import RerankingConfig
-from grit_integrations.training.data import Text
 from grit_integrations.training.export import grit_config
-from grit_integrations.training.initial import load_model
-from grit_integrations.training.tokenizer import load_tokenizer
-from grit_integrations.training.watching import CausalLM, response_nats
+from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
+from grit_integrations.training.start.causal_lm import load_model
 
 MINI = Path(str(files("grit_integrations"))) / "bundled" / "grit-mini"
 

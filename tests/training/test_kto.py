@@ -11,12 +11,13 @@ from recipes import Trained
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError, DataError
-from grit_integrations.training.batches import PromptEncoder
-from grit_integrations.training.data import RowFile, Text
-from grit_integrations.training.initial import load_model
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.evaluation.nats import response_nats
+from grit_integrations.evaluation.row_kinds import Text
 from grit_integrations.training.kto import KtoSettings, as_examples, parse_judged, train_kto
-from grit_integrations.training.tokenizer import load_tokenizer
-from grit_integrations.training.watching import response_nats
+from grit_integrations.training.rows.row_files import RowFile
+from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
+from grit_integrations.training.start.causal_lm import load_model
 
 PLACES = ("Arnwick", "Bellmere", "Corvale", "Dunholt", "Hartfen", "Glenmoor")
 

@@ -26,8 +26,8 @@ from grit_integrations.errors import ConfigError, DataError, TrainingDivergedErr
 from grit_integrations.training import checkpoints, train
 from grit_integrations.training.checkpoints import newest_checkpoint
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.objectives import Loss
-from grit_integrations.training.order import Position
+from grit_integrations.training.objectives.objective import Loss
+from grit_integrations.training.rows.stream import Position
 from grit_integrations.training.trainer import Run
 
 

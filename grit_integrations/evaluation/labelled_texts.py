@@ -1,0 +1,102 @@
+"""Texts as padded token ids with labels: which tokens of a text or a conversation are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special
+from grit_integrations.prompts.formats import Text as PromptText
+from grit_integrations.prompts.tokenizer import PromptTokenizer
+
+IGNORED = -100  # a label that no loss counts
+
+
+class PromptEncoder:
+    """Tokenise prompts with the tokenizer that inference uses, so that both see the same ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = PromptTokenizer(tokenizer)
+        self.pad = self.prompts.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text inside a prompt."""
+        return self.prompts.encode_texts(texts)
+
+    def parts(self, parts: Sequence[PromptText]) -> list[int]:
+        """Return the joined ids of a prompt's parts."""
+        return self.prompts.encode(parts)
+
+    def conversation(self, text: Text, *, longest: int | None = None) -> tuple[list[int], list[int]]:
+        """Return ids and labels: plain text is predicted whole, of a conversation only the responses and `</s>`.
+
+        What is longer than `longest` loses the end of a plain text. A conversation loses the beginning of its first
+        turn, where a document stands, so that the question and its answer stay; then its end.
+        """
+        if longest is not None and len(text.turns) > 1:
+            excess = len(self.conversation(text)[0]) - longest
+            return self._conversation(text, dropped=max(0, excess), longest=longest)
+        return self._conversation(text, dropped=0, longest=longest)
+
+    def _conversation(self, text: Text, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
+        parts, predicted = _layout(text)
+        pieces = self.prompts.encode_each(parts)
+        pieces[_FIRST_TURN] = pieces[_FIRST_TURN][dropped:]
+        ids = [token for piece in pieces for token in piece]
+        labels = [
+            token if counts else IGNORED for piece, counts in zip(pieces, predicted, strict=True) for token in piece
+        ]
+        return ids[:longest], labels[:longest]
+
+
+_FIRST_TURN = 2  # where the first turn's text stands in a conversation's parts
+
+
+def _layout(text: Text) -> tuple[list[PromptText], list[bool]]:
+    """Return the parts of a training prompt, and which of them are predicted."""
+    if len(text.turns) == 1:
+        return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [False, True, True]
+    parts: list[PromptText] = [Special.BOS]
+    predicted = [False]
+    for index, turn in enumerate(text.turns):
+        content = Segment(turn, content=True)
+        if index % 2:
+            parts += [Segment("\n" + ASSISTANT), content, Special.EOS]
+            predicted += [False, True, True]
+        else:
+            parts += [Segment(("\n" if index else "") + USER), content]
+            predicted += [False, False]
+    return parts, predicted
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """A causal batch; all (rows, tokens)."""
+
+    ids: Tensor
+    attended: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> TextBatch:
+        """Return the same on a device."""
+        return TextBatch(self.ids.to(device), self.attended.to(device), self.labels.to(device))
+
+
+def text_batch(encoder: PromptEncoder, texts: Sequence[Text], *, longest: int) -> TextBatch:
+    """Tokenise texts and cut each to `longest`; labels are already aligned with the ids, not shifted."""
+    rows = [encoder.conversation(text, longest=longest) for text in texts]
+    ids = padded([row for row, _ in rows], encoder.pad)
+    attended = padded([[1] * len(row) for row, _ in rows], 0)
+    return TextBatch(ids, attended, padded([labels for _, labels in rows], IGNORED))
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return rows of one width, `value` filling them on the right; (rows, tokens)."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

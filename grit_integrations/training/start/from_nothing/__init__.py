@@ -1,0 +1,1 @@
+"""Tricks by which grit-mini learned from no pretrained weights at all; the trainer loads them when a recipe asks."""

@@ -1,0 +1,213 @@
+"""Attention heads that point: what the last prompt token looks at before the answer's first token is written.
+
+A small model learns to answer from a passage once some heads of its last layer look at the place where the answer
+begins and copy it. `pointer_scores` lets a loss say where to look; `start_as_reader` gives new layers a start from
+which they find out: heads that look at the neighbouring words, at the question, and from the question's words at their
+like. Both leave a plain Mistral.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.mistral.modeling_mistral import apply_rotary_pos_emb
+
+from grit_integrations.training.config import READER_WORKSPACE
+from grit_integrations.training.rows.dense_prompts import DenseBatch
+
+# The workspace (`causal_lm.start_as_bag`) of a reader, in coordinates: the embeddings write the first part, layers all.
+IDENTITY = 64  # a constant, then a random direction per token, so that function words can be told apart
+NEIGHBOURS = 96  # a projection of the bag of the words around a token; as many coordinates for the question's words
+COPIED = 95  # a projection of the token that a pointer looks at, which the language-model head reads
+assert IDENTITY + 2 * NEIGHBOURS + COPIED == READER_WORKSPACE
+
+_HEAD = 64  # coordinates of a head
+_HALF = _HEAD // 2  # pairs that positions rotate, from fast to slow
+_SLOW = 16  # the first pair that hardly turns over a prompt: there words are compared
+_CONSTANT = 0.3  # of an embedding's norm
+_IDENTITY_NORM = 0.4
+_WINDOW = 1.6  # how sharply a head keeps to its window, in nats per pair
+_QUESTION = 24.0  # tokens between the question's middle and the prompt's end
+_AWAY = 2.0  # how strongly pointers keep away from the question's own words, in nats per pair
+_WRITTEN = 1.5
+_COPY_LOGIT = 0.4
+
+
+def pointer_scores(lm: Any, before: Tensor, prompts: DenseBatch, asks: Tensor, *, heads: int) -> Tensor:
+    """Return what the last layer's first `heads` heads look at from the prompt's last token, before the softmax.
+
+    Args:
+        lm: a transformers causal LM whose attention is like Mistral's.
+        before: (rows, tokens, hidden), what goes into the last layer.
+        prompts: where tokens stand and what they see.
+        asks: (rows,), the prompts' last positions.
+        heads: how many.
+
+    Returns:
+        (rows, heads, tokens) float32; `-inf` where the token does not look.
+    """
+    layer = lm.model.layers[-1]
+    attention, rows = layer.self_attn, torch.arange(len(asks), device=asks.device)
+    states = layer.input_layernorm(before)
+    cos, sin = lm.model.rotary_emb(states, prompts.positions)  # (rows, tokens, head_dim)
+    keys = attention.k_proj(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    asking = states[rows, asks][:, None]  # (rows, 1, hidden)
+    queries = attention.q_proj(asking).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
+    queries, _ = apply_rotary_pos_emb(queries, queries, cos[rows, asks][:, None], sin[rows, asks][:, None])
+    shared = queries.shape[1] // keys.shape[1]
+    keys = keys.repeat_interleave(shared, dim=1)[:, :heads]
+    scores: Tensor = (queries[:, :heads] @ keys.transpose(-1, -2)).squeeze(2).float() * attention.scaling
+    return scores.masked_fill(~prompts.seen[rows, 0, asks][:, None], -torch.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """Where the parts of a reader's workspace stand among the coordinates."""
+
+    words: int
+
+    @property
+    def constant(self) -> int:
+        return self.words
+
+    @property
+    def identity(self) -> slice:
+        return slice(self.words + 1, self.words + IDENTITY)
+
+    @property
+    def neighbours(self) -> int:
+        return self.words + IDENTITY
+
+    @property
+    def question(self) -> int:
+        return self.neighbours + NEIGHBOURS
+
+    @property
+    def copied(self) -> slice:
+        return slice(self.question + NEIGHBOURS, self.question + NEIGHBOURS + COPIED)
+
+
+@torch.no_grad()
+def start_as_reader(model: Any, codes: Sequence[int], *, workspace_scale: float, seed: int) -> None:
+    """Set the three layers of a bag of words so that they begin as a reader.
+
+    The first layer's heads gather the words around each token, the second layer's the words of the question, about
+    24 tokens back. The last layer's first six heads compare the two and look where they agree, but not at the question
+    itself, and copy what they look at to where the language-model head reads it. Words are compared in the pairs of a
+    head that positions hardly rotate, so `rope_theta` should be 1e6.
+
+    Args:
+        model: a Mistral from `causal_lm.start_as_bag` with `workspace=READER_WORKSPACE`; changed in place.
+        codes: per token, a number that tokens of one word share.
+        workspace_scale: by how much the final norm shrinks the workspace.
+        seed: of the projections.
+    """
+    table = model.model.embed_tokens.weight  # (vocabulary, dim)
+    norm = math.sqrt(table.shape[1])
+    regions = _Regions(table.shape[1] - 1 - READER_WORKSPACE)
+    generator = torch.Generator().manual_seed(seed)
+    _identify(table, codes, regions, norm, generator)
+    frequencies = [model.config.rope_parameters["rope_theta"] ** (-pair / _HALF) for pair in range(_HALF)]
+    first, second, last = (_Head(layer.self_attn, regions, frequencies, norm) for layer in model.model.layers)
+    projection = torch.randn(NEIGHBOURS, regions.words, generator=generator) / math.sqrt(NEIGHBOURS)
+    for group in (0, 1):
+        first.quieten(group)
+        first.look(2 * group, range(2, 7))
+        first.look(2 * group + 1, range(3, 8))
+        second.quieten(group)
+        second.look(2 * group, range(4, 8), back=_QUESTION)
+        second.look(2 * group + 1, range(4, 8), back=_QUESTION)
+    first.gather(projection, regions.neighbours)
+    second.gather(projection, regions.question)
+    copied = torch.randn(COPIED, regions.words, generator=generator) / math.sqrt(COPIED)
+    for group, offset in enumerate((0, 31, 16)):
+        last.quieten(group, to=0.3)
+        last.compare(group)
+        last.copy(group, copied[offset : offset + _HEAD], regions.copied.start + offset)
+    words = table[:, : regions.words]
+    directions = words / words.norm(dim=1, keepdim=True).clamp(min=1e-3)
+    model.lm_head.weight[:, regions.copied] += _COPY_LOGIT * (directions @ copied.T) / workspace_scale
+
+
+def _identify(table: Tensor, codes: Sequence[int], regions: _Regions, norm: float, generator: torch.Generator) -> None:
+    """Write constant and identity into the embeddings and make up the norm with the filler, the last coordinate."""
+    directions = torch.randn(max(codes) + 1, IDENTITY - 1, generator=generator)
+    directions /= directions.norm(dim=1, keepdim=True)
+    table[:, regions.identity] = directions[torch.tensor(codes)] * _IDENTITY_NORM * norm
+    table[:, regions.constant] = _CONSTANT * norm
+    table[:, -1] = (norm**2 - (table[:, :-1] ** 2).sum(dim=1)).clamp(min=1e-3).sqrt()
+
+
+class _Head:
+    """Writes the heads of one layer; two query heads share the keys and values of a group."""
+
+    def __init__(self, attention: Any, regions: _Regions, frequencies: Sequence[float], norm: float) -> None:
+        self._attention = attention
+        self._regions = regions
+        self._frequencies = frequencies
+        self._one = 1 / (_CONSTANT * norm)  # brings the constant to 1
+
+    def quieten(self, group: int, *, to: float = 0.2) -> None:
+        """Shrink the random keys of a group, so that what is written here stands out."""
+        self._attention.k_proj.weight[group * _HEAD : (group + 1) * _HEAD].mul_(to)
+
+    def look(self, head: int, pairs: range, *, back: float = 0.0, strength: float = _WINDOW) -> None:
+        """Make a head look at the tokens around the one that stands `back` tokens before; away from them if negative.
+
+        Query and key are constants that positions rotate: their product is greatest where the distance is `back`.
+        """
+        query, key = self._attention.q_proj.weight, self._attention.k_proj.weight
+        amplitude, group = math.sqrt(abs(strength) * math.sqrt(_HEAD)), head // 2
+        for pair in pairs:
+            turn = self._frequencies[pair] * back
+            for offset, value in ((pair, math.cos(turn)), (pair + _HALF, -math.sin(turn))):
+                row = head * _HEAD + offset
+                query[row] = 0
+                query[row, self._regions.constant] = math.copysign(amplitude, strength) * value * self._one
+                key[group * _HEAD + offset] = 0
+            key[group * _HEAD + pair, self._regions.constant] = amplitude * self._one
+
+    def gather(self, projection: Tensor, target: int) -> None:
+        """Make the first four heads write a projection of the words they look at."""
+        for group, (low, high) in enumerate(((0, _HEAD), (_HEAD, NEIGHBOURS))):
+            self._value(group, projection[low:high])
+            for head in (2 * group, 2 * group + 1):
+                self._output(head, target + low, _WRITTEN / 2, high - low)
+
+    def compare(self, group: int) -> None:
+        """Make a group's two heads compare the question's words with the words around each token."""
+        query, key, third = self._attention.q_proj.weight, self._attention.k_proj.weight, NEIGHBOURS // 3
+        heads = (2 * group, 2 * group + 1)
+        for head in heads:
+            for pair in range(_SLOW):
+                query[[head * _HEAD + pair, head * _HEAD + pair + _HALF]] *= 0.3
+        for index in range(third):
+            place = _SLOW + index if index < _SLOW else _HALF + index
+            key[group * _HEAD + place] = 0
+            key[group * _HEAD + place, self._regions.neighbours + group * third + index] = 1.0
+            for head in heads:
+                query[head * _HEAD + place] = 0
+                query[head * _HEAD + place, self._regions.question + group * third + index] = 1.0
+        for head in heads:
+            self.look(head, range(5, 9), back=_QUESTION - 3, strength=-_AWAY)
+
+    def copy(self, group: int, projection: Tensor, target: int) -> None:
+        """Make a group's two heads write a projection of the token they look at."""
+        self._value(group, projection)
+        for head in (2 * group, 2 * group + 1):
+            self._output(head, target, 0.25, _HEAD)
+
+    def _value(self, group: int, projection: Tensor) -> None:
+        rows = self._attention.v_proj.weight[group * _HEAD : (group + 1) * _HEAD]
+        rows.zero_()
+        rows[: len(projection), : self._regions.words] = projection
+
+    def _output(self, head: int, target: int, scale: float, width: int) -> None:
+        columns = slice(head * _HEAD, head * _HEAD + width)
+        self._attention.o_proj.weight[target : target + width, columns] = scale * torch.eye(width)
