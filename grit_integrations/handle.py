@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from grit_integrations.engine.engine import Engine, shared_engine, unload_engine, unload_engines
 from grit_integrations.errors import OptionError

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
@@ -16,7 +16,6 @@ from langchain_core.outputs import Generation as LLMGeneration
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 from langchain_core.outputs import LLMResult
 from pydantic import ConfigDict, PrivateAttr, model_validator
-from typing_extensions import Self
 
 from grit_integrations import __version__
 from grit_integrations.langchain.options import (

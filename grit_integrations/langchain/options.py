@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
@@ -22,7 +22,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
 from grit_integrations.langchain.documents import Passage, as_passages

@@ -6,13 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, model_validator
-from typing_extensions import Self
 
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.langchain.options import ModelSource
