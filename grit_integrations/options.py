@@ -17,6 +17,10 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)
 
+# How blocks are stored: as the model computed them, or in less room and not exact.
+Precision = Literal["native", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachingMode:

@@ -6,18 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
 from grit_integrations.cli.output import caching_bar, counted, disk_size
 from grit_integrations.errors import CacheError, IngestError
 from grit_integrations.ingest.store import IndexReport, Store, read_card, write_card
-from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.sizes import parse_size
 from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.options import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, PRECISIONS, Caching, Precision
 
 # Every passage of an index has its block, however short, so that those without one are those still to be read.
 POLICY = CachePolicy(min_tokens=0)
@@ -72,7 +71,7 @@ def read_settings(store: Path) -> CacheSettings:
     entry: Any = (read_card(store) or {}).get(_ENTRY, {})
     try:
         settings = CacheSettings(**entry)
-        known = settings.caching in CACHINGS and settings.precision in get_args(Precision)
+        known = settings.caching in CACHINGS and settings.precision in PRECISIONS
         if not known or parse_size(settings.size) != settings.size:
             raise ValueError(f"{entry} is not possible")
     except (TypeError, ValueError) as error:

@@ -24,8 +24,7 @@ from grit_integrations.cli.output import indexing_bar, shown_path
 from grit_integrations.errors import OptionError
 from grit_integrations.ingest import IndexReport, Store, find_files
 from grit_integrations.ingest.store import read_card
-from grit_integrations.kv.blocks import Precision
-from grit_integrations.options import Caching
+from grit_integrations.options import Caching, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

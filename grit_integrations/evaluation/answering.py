@@ -15,10 +15,9 @@ from grit_integrations.evaluation.answers import exact_match, token_f1
 from grit_integrations.evaluation.options import EvaluationOptions, parse_quote
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.sets import Question, QuestionSet
-from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.model import GritLM
-from grit_integrations.options import MODES, Caching, Decoding
+from grit_integrations.options import MODES, Caching, Decoding, Precision
 from grit_integrations.results import Generation, Quote
 from grit_integrations.training.convert import INSTRUCTIONS
 

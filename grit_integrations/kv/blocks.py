@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,9 +13,7 @@ from transformers.cache_utils import Cache
 from grit_integrations.errors import CacheCorruptError
 from grit_integrations.kv.cache import PreallocatedLayer
 from grit_integrations.kv.rope import Rope
-
-Precision = Literal["native", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from grit_integrations.options import Precision
 
 _LARGEST = 127.0  # of int8, kept symmetric
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from grit_integrations.errors import CacheCorruptError, CacheError, CacheFullError, OptionError
-from grit_integrations.kv.blocks import PRECISIONS, KVBlock, Precision
+from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
 from grit_integrations.kv.store.disk import Disk
@@ -23,6 +23,7 @@ from grit_integrations.kv.store.index import Totals
 from grit_integrations.kv.store.ram import Entry, Job, RamTier, Tiers, close_tiers
 from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
 from grit_integrations.kv.store.stats import COUNTED, StoreStats, Tally, Verification
+from grit_integrations.options import PRECISIONS, Precision
 
 _log = logging.getLogger(__name__)
 _MOST_MISSES = 50_000
