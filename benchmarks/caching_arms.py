@@ -22,8 +22,7 @@ from common import CORPUS
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.engine.prefill import Prefill, Reading
-from grit_integrations.kv.blocks import Precision
-from grit_integrations.options import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, Caching, Precision
 from grit_integrations.prompts.plan import Plan
 from grit_integrations.results import Generation
 

@@ -6,9 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypedDict, get_args
-
-from typing_extensions import Self
+from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
 
 from grit_integrations.errors import OptionError
 
@@ -19,6 +17,10 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 # What of a prompt is read once and kept: nothing, everything up to a boundary, or documents and query by themselves.
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)
+
+# How blocks are stored: as the model computed them, or in less room and not exact.
+Precision = Literal["native", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, print_reuse, print_sources
 from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
 from grit_integrations.errors import ContextOverflowError, IngestError
-from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
+from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION, Hit, PassageIndex
 from grit_integrations.options import CANDIDATES, MODES, Caching, Decoding
 from grit_integrations.prompts.formats import Message
 from grit_integrations.results import Generation
@@ -24,7 +24,7 @@ _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 @contextmanager
 def open_answerer(
     out: Console,
-    store: Store,
+    store: PassageIndex,
     *,
     k: int,
     rerank: int | None,
@@ -59,7 +59,7 @@ class Answerer:
     """
 
     def __init__(
-        self, out: Console, store: Store, *, k: int, rerank: int | None, quote: bool | None, max_tokens: int
+        self, out: Console, store: PassageIndex, *, k: int, rerank: int | None, quote: bool | None, max_tokens: int
     ) -> None:
         if not store.count():
             raise IngestError(f"The store at {store.directory} is empty. Fill it with: grit index PATH...")

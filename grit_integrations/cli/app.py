@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,7 +15,6 @@ from grit_integrations.errors import GritError, OptionError
 from grit_integrations.kv.sizes import parse_size
 from grit_integrations.options import CACHINGS, MODES
 
-Precision = Literal["native", "int8"]  # as kv.blocks has it, which would load torch for a help page
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -125,4 +124,3 @@ TokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="The long
 
 DEFAULT_STORE = Path(".grit")
 INDEX_CACHINGS = tuple(name for name, mode in MODES.items() if mode.indexable)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -134,7 +134,7 @@ def _confirm(store: Path, kv: KVCacheStore) -> None:
 def _facts(store: Path, kv: KVCacheStore) -> dict[str, Any]:
     """Return what there is to know about a KV cache, sizes in bytes."""
     from grit_integrations.cli.caching import cache_directory, read_settings
-    from grit_integrations.ingest.store import read_card
+    from grit_integrations.ingest.index_card import read_card
 
     held, settings, card = kv.stats(), read_settings(store), read_card(store)
     assert card is not None

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
 from grit_integrations.cli.output import caching_bar, counted, disk_size
 from grit_integrations.errors import CacheError, IngestError
-from grit_integrations.ingest.store import IndexReport, Store, read_card, write_card
-from grit_integrations.kv.blocks import Precision
+from grit_integrations.ingest import IndexReport, PassageIndex
+from grit_integrations.ingest.index_card import read_card, write_card
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.sizes import parse_size
 from grit_integrations.kv.store.store import KVCacheStore
-from grit_integrations.options import CACHINGS, Caching
+from grit_integrations.options import CACHINGS, PRECISIONS, Caching, Precision
 
 # Every passage of an index has its block, however short, so that those without one are those still to be read.
 POLICY = CachePolicy(min_tokens=0)
@@ -72,7 +72,7 @@ def read_settings(store: Path) -> CacheSettings:
     entry: Any = (read_card(store) or {}).get(_ENTRY, {})
     try:
         settings = CacheSettings(**entry)
-        known = settings.caching in CACHINGS and settings.precision in get_args(Precision)
+        known = settings.caching in CACHINGS and settings.precision in PRECISIONS
         if not known or parse_size(settings.size) != settings.size:
             raise ValueError(f"{entry} is not possible")
     except (TypeError, ValueError) as error:
@@ -92,8 +92,8 @@ def write_settings(store: Path, settings: CacheSettings) -> None:
 
 @contextmanager
 def model_cache(
-    store: Store, caching: Caching, *, writing: bool = False
-) -> Iterator[tuple[Store, KVCacheStore | None]]:
+    store: PassageIndex, caching: Caching, *, writing: bool = False
+) -> Iterator[tuple[PassageIndex, KVCacheStore | None]]:
     """Give an index whose model has its KV cache, in a mode; close the cache at the end, whatever happens.
 
     One that is only written has no RAM tier, so that its model sees what is on disk.
@@ -135,7 +135,7 @@ def needs_filling(store: Path) -> None:
     write_settings(store, replace(read_settings(store), filled=False))
 
 
-def fill(out: Console, store: Store, kv: KVCacheStore, report: IndexReport, *, filled: bool) -> None:
+def fill(out: Console, store: PassageIndex, kv: KVCacheStore, report: IndexReport, *, filled: bool) -> None:
     """Read the passages that have no block yet, as far as there is room; if all had one before, only new passages."""
     changed = [*report.added, *report.changed]
     whole = not filled or not kv.stats().blocks
@@ -149,11 +149,11 @@ def fill(out: Console, store: Store, kv: KVCacheStore, report: IndexReport, *, f
         out.print(f"[yellow]{note}[/] A larger --cache-size keeps more.")
 
 
-def _missing(store: Store, texts: Sequence[str]) -> list[str]:
+def _missing(store: PassageIndex, texts: Sequence[str]) -> list[str]:
     return [text for text, stored in zip(texts, store.model.stored(texts), strict=True) if not stored]
 
 
-def _read(out: Console, store: Store, kv: KVCacheStore, texts: Sequence[str]) -> bool:
+def _read(out: Console, store: PassageIndex, kv: KVCacheStore, texts: Sequence[str]) -> bool:
     """Read passages into the KV cache until it is full; return whether all had room."""
     done = 0
     with caching_bar(out, len(texts)) as show:

@@ -12,14 +12,12 @@ from rich.table import Table
 from grit_integrations.cli.app import (
     DEFAULT_STORE,
     INDEX_CACHINGS,
-    PRECISIONS,
     AnswerCachingOption,
     DebugOption,
     DeviceOption,
     GritGroup,
     ModelOption,
     PassagesOption,
-    Precision,
     QuoteOption,
     RerankOption,
     StoreOption,
@@ -33,10 +31,11 @@ from grit_integrations.cli.cache import cache_app
 from grit_integrations.cli.evaluation import evaluate
 from grit_integrations.cli.output import console, print_error, shown_path
 from grit_integrations.errors import GritError
+from grit_integrations.options import PRECISIONS
 
 if TYPE_CHECKING:
     from grit_integrations.cli.answering import Answerer
-    from grit_integrations.options import Caching
+    from grit_integrations.options import Caching, Precision
 
 app = typer.Typer(
     name="grit",

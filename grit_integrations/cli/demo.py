@@ -27,7 +27,7 @@ from grit_integrations.cli.output import WrappedStream, byte_size, indexing_bar
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote, print_wrapped
 from grit_integrations.errors import IngestError, MissingExtraError
-from grit_integrations.ingest.store import QUERY_INSTRUCTION, Hit, Store
+from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION, Hit, PassageIndex
 from grit_integrations.model import GritLM
 from grit_integrations.options import CANDIDATES, Quoting
 from grit_integrations.results import Quote
@@ -106,7 +106,7 @@ def run_demo(
     quoting = is_bundled(grit) if quote is None else quote
     grit.load()
     with _store_directory(store) as directory:
-        opened = Store(directory, grit, create=True)
+        opened = PassageIndex(directory, grit, create=True)
         _index(out, opened, corpus)
         sides: dict[str, Side] = {}
         weights: dict[str, GritLM] = {}
@@ -140,7 +140,7 @@ def find_corpus() -> Path:
     raise IngestError("The demo's texts are not installed. Run it in a clone of the repository, or give --corpus DIR.")
 
 
-def langchain_side(store: Store, *, max_tokens: int, quoting: Quoting | None) -> tuple[Side, dict[str, GritLM]]:
+def langchain_side(store: PassageIndex, *, max_tokens: int, quoting: Quoting | None) -> tuple[Side, dict[str, GritLM]]:
     """Return an LCEL chain over Chroma as a `Side`, and the models behind its parts."""
     from langchain_core.runnables import RunnablePassthrough, chain
 
@@ -183,7 +183,9 @@ def _cited(message: AIMessageChunk) -> Iterator[Quote]:
             yield Quote(citation["cited_text"], place["document"], place["start"], place["end"], place["score"])
 
 
-def llama_index_side(store: Store, *, max_tokens: int, quoting: Quoting | None) -> tuple[Side, dict[str, GritLM]]:
+def llama_index_side(
+    store: PassageIndex, *, max_tokens: int, quoting: Quoting | None
+) -> tuple[Side, dict[str, GritLM]]:
     """Return a LlamaIndex query engine over the same collection as a `Side`, and the models behind its parts."""
     from grit_integrations.llama_index import (  # isort: skip  # names the extra
         GritEmbedding,
@@ -247,7 +249,7 @@ def _store_directory(store: Path | None) -> Iterator[Path]:
         yield Path(folder, "store")
 
 
-def _index(out: Console, store: Store, corpus: Path) -> None:
+def _index(out: Console, store: PassageIndex, corpus: Path) -> None:
     folders = sorted(path for path in corpus.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
     began = time.perf_counter()
     with indexing_bar(out) as show:

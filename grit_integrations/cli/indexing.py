@@ -22,10 +22,9 @@ from grit_integrations.cli.caching import (
 from grit_integrations.cli.models import model_for_store
 from grit_integrations.cli.output import indexing_bar, shown_path
 from grit_integrations.errors import OptionError
-from grit_integrations.ingest import IndexReport, Store, find_files
-from grit_integrations.ingest.store import read_card
-from grit_integrations.kv.blocks import Precision
-from grit_integrations.options import Caching
+from grit_integrations.ingest import IndexReport, PassageIndex, find_files
+from grit_integrations.ingest.index_card import read_card
+from grit_integrations.options import Caching, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ def index_files(out: Console, directory: Path, paths: Sequence[Path], options: I
     old = read_settings(directory)
     settings = old.changed(options.caching, options.precision, options.cache_size)
     grit = model_for_store(directory, options.model, options.device)
-    opened = Store(directory, grit, create=True, passage_tokens=options.passage_tokens)
+    opened = PassageIndex(directory, grit, create=True, passage_tokens=options.passage_tokens)
     if not new:
         print_changes(out, old, settings)
     write_settings(directory, replace(settings, filled=False))  # until this run has come to its end
@@ -70,14 +69,14 @@ def forget_files(out: Console, directory: Path, paths: Sequence[Path], options: 
     """
     if (options.caching, options.precision, options.cache_size) != (None, None, None):
         raise OptionError("--forget reads nothing, so it takes no --caching, --precision or --cache-size. Omit them.")
-    opened = Store(directory, model_for_store(directory, options.model, options.device))
+    opened = PassageIndex(directory, model_for_store(directory, options.model, options.device))
     report = opened.forget(paths)
     _print_report(out, opened, report)
     if report.removed and cache_directory(directory).is_dir():
         out.print("[dim]KV blocks of their text stay until they are evicted; grit cache clear deletes all.[/]")
 
 
-def _run(out: Console, index: Store, paths: Sequence[Path], settings: CacheSettings) -> None:
+def _run(out: Console, index: PassageIndex, paths: Sequence[Path], settings: CacheSettings) -> None:
     with model_cache(index, settings.caching, writing=True) as (opened, kv):
         with indexing_bar(out) as show:
             report = opened.index(paths, on_progress=show)
@@ -89,7 +88,7 @@ def _run(out: Console, index: Store, paths: Sequence[Path], settings: CacheSetti
         print_cache(out, settings, kv)
 
 
-def _print_report(out: Console, opened: Store, report: IndexReport) -> None:
+def _print_report(out: Console, opened: PassageIndex, report: IndexReport) -> None:
     parts = [
         f"[{colour}]{len(files)} {what}[/]"
         for what, colour, files in (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from grit_integrations.cli.output import byte_size
 from grit_integrations.errors import OptionError
-from grit_integrations.ingest.store import Store, read_card
+from grit_integrations.ingest import PassageIndex
+from grit_integrations.ingest.index_card import read_card
 from grit_integrations.loading.sources import BUNDLED, BUNDLED_NAME
 from grit_integrations.model import GritLM
 
@@ -28,14 +29,14 @@ def model_for_store(store: Path, name: str | None, device: str | None) -> GritLM
     return load_model(card["origin"]["model"] if card else name, device)
 
 
-def open_store(store: Path, name: str | None, device: str | None) -> Store:
+def open_store(store: Path, name: str | None, device: str | None) -> PassageIndex:
     """Return an existing store with its model.
 
     Raises:
         IngestError: there is none.
         CollectionMismatchError: another model than `name` made it.
     """
-    return Store(store, model_for_store(store, name, device))
+    return PassageIndex(store, model_for_store(store, name, device))
 
 
 def is_bundled(grit: GritLM) -> bool:
@@ -59,7 +60,7 @@ def describe(grit: GritLM, store: Path) -> dict[str, str]:
     if card:
         origin = card["origin"]
         same = origin["fingerprint"] == about["fingerprint"]
-        count = Store(store, grit).count() if same else 0
+        count = PassageIndex(store, grit).count() if same else 0
         lines["Store"] = (
             f"{store}, {count:,} passages" if same else f"{store}, made by {origin['model']} (another model)"
         )

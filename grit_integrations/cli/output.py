@@ -21,8 +21,7 @@ from grit_integrations.kv.sizes import format_size
 if TYPE_CHECKING:
     from langchain_core.documents import Document
 
-    from grit_integrations.ingest import Hit
-    from grit_integrations.ingest import Progress as IndexProgress
+    from grit_integrations.ingest import Hit, IndexProgress
     from grit_integrations.results import Generation
 
 LOG_WIDTH = 100  # columns where there is no terminal to ask

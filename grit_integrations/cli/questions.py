@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grit_integrations.cli.output import one_line
 from grit_integrations.errors import IngestError
-from grit_integrations.ingest.files import read_file
+from grit_integrations.ingest import read_file
 
 _LEAST = 4  # characters of an answer that is a part of what is expected
 

@@ -16,10 +16,9 @@ from grit_integrations.evaluation.phrases import INSTRUCTIONS
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.scope import EvaluationOptions, parse_quote
 from grit_integrations.evaluation.sets import Question, QuestionSet
-from grit_integrations.kv.blocks import Precision
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.model import GritLM
-from grit_integrations.options import MODES, Caching, Decoding
+from grit_integrations.options import MODES, Caching, Decoding, Precision
 from grit_integrations.results import Generation, Quote
 
 NEW_TOKENS = 24

@@ -1,19 +1,22 @@
-"""Files on disk to a searchable store: read, split, and keep it in step with the files. What `grit index` runs on."""
+"""Files on disk to a searchable index: read, split, and kept in step with the files. What `grit index` runs on."""
 
 from __future__ import annotations
 
-from grit_integrations.ingest.files import find_files, read_file
-from grit_integrations.ingest.records import SqliteRecordManager
-from grit_integrations.ingest.splitting import PassageSplitter
-from grit_integrations.ingest.store import Hit, IndexReport, Progress, Store
+from grit_integrations.ingest.file_reader import read_file
+from grit_integrations.ingest.found_files import FoundFiles, find_files
+from grit_integrations.ingest.indexing_run import IndexProgress, IndexReport
+from grit_integrations.ingest.passage_index import Hit, PassageIndex
+from grit_integrations.ingest.record_manager import SqliteRecordManager
+from grit_integrations.ingest.splitter import PassageSplitter
 
 __all__ = [
+    "FoundFiles",
     "Hit",
+    "IndexProgress",
     "IndexReport",
+    "PassageIndex",
     "PassageSplitter",
-    "Progress",
     "SqliteRecordManager",
-    "Store",
     "find_files",
     "read_file",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from grit_integrations.kv.cache import PreallocatedLayer
 
 if TYPE_CHECKING:
     from grit_integrations.kv.rope import Rope
+    from grit_integrations.options import Precision
 
-Precision = Literal["native", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _LARGEST = 127.0  # of int8, kept symmetric
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
@@ -14,7 +14,6 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 from langchain_core.outputs import LLMResult
 from pydantic import ConfigDict, PrivateAttr, model_validator
-from typing_extensions import Self
 
 from grit_integrations import __version__
 from grit_integrations.langchain.generation import PROVIDER, GritGenerator

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 
 from pydantic import BaseModel, Field, create_model, model_validator
-from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
 from grit_integrations.langchain.source import ModelSource

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 
 from llama_index.core.bridge.pydantic import BaseModel, Field, create_model
-from typing_extensions import Self
 
 from grit_integrations.llama_index.source import GritComponent
 from grit_integrations.options import Decoding, Options, Reranking

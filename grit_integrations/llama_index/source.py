@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core import Settings
 from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
 from llama_index.core.schema import BaseComponent
-from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
 from grit_integrations.loading.sources import BUNDLED_NAME, default_device, default_source

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
-from typing_extensions import Self
 
 COLLECTION = "embeddings"
 Vector = list[float]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,6 @@ from typing import Any, Literal
 from grit_integrations.errors import ConfigError
 from grit_integrations.options import CACHINGS, ORDERS, Caching, Order, Pooling
 from grit_integrations.training.tables import build
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 # The reference's four letters: attention over instruction and text when embedding, then when generating. b is
 # bidirectional, c causal. The text that is generated is always causal.

@@ -17,7 +17,7 @@ from grit_integrations import GritLM
 from grit_integrations.cli import cache, caching
 from grit_integrations.cli.caching import CacheSettings, needs_filling, read_settings, write_settings
 from grit_integrations.cli.output import counted, disk_size, print_reuse
-from grit_integrations.ingest import Store
+from grit_integrations.ingest import PassageIndex
 from grit_integrations.options import Caching
 from grit_integrations.results import CacheReport, Generation, Timings, Usage
 
@@ -214,7 +214,7 @@ def test_clear_asks(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_goes_wrong_is_one_line(docs: Path, tmp_path: Path, tiny: GritLM) -> None:
     new, plain = tmp_path / "new", tmp_path / "plain"
-    Store(plain, tiny, create=True)
+    PassageIndex(plain, tiny, create=True)
     assert "--caching fast is unknown. Use one of off, prefix, doc." in refusal("index", docs, "--caching", "fast")
     assert "doc-query" in refusal("ask", "What?", "--caching", "fast")
     assert "native, int8" in refusal("index", docs, "--precision", "int4")
@@ -229,7 +229,7 @@ def test_what_goes_wrong_is_one_line(docs: Path, tmp_path: Path, tiny: GritLM) -
 
 
 def test_a_card_that_was_edited_is_refused(tmp_path: Path, tiny: GritLM) -> None:
-    Store(tmp_path / "s", tiny, create=True)
+    PassageIndex(tmp_path / "s", tiny, create=True)
     card = json.loads((tmp_path / "s" / "store.json").read_text())
     for entry in (["doc"], {"caching": "fast"}, {"size": "much"}, {"other": 1}):
         (tmp_path / "s" / "store.json").write_text(json.dumps({**card, "kv_cache": entry}))
@@ -237,7 +237,7 @@ def test_a_card_that_was_edited_is_refused(tmp_path: Path, tiny: GritLM) -> None
 
 
 def test_settings_survive(tmp_path: Path, tiny: GritLM) -> None:
-    Store(tmp_path / "s", tiny, create=True)
+    PassageIndex(tmp_path / "s", tiny, create=True)
     assert read_settings(tmp_path / "s") == read_settings(tmp_path / "none") == CacheSettings()
     settings = CacheSettings("doc", "int8", 5, filled=True)
     write_settings(tmp_path / "s", settings)
@@ -246,7 +246,7 @@ def test_settings_survive(tmp_path: Path, tiny: GritLM) -> None:
     assert settings.changed(None, None, "6") == CacheSettings("doc", "int8", 6)
     needs_filling(tmp_path / "s")
     assert not read_settings(tmp_path / "s").filled
-    assert Store(tmp_path / "s", tiny).splitter.tokens == 192  # the card's other entries are there
+    assert PassageIndex(tmp_path / "s", tiny).splitter.tokens == 192  # the card's other entries are there
 
 
 @pytest.mark.parametrize("command", ["stats", "verify", "clear", "delete"])

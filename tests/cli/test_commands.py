@@ -22,7 +22,7 @@ from grit_integrations.cli.answering import Answerer
 from grit_integrations.cli.models import is_bundled
 from grit_integrations.cli.output import WrappedStream, byte_size
 from grit_integrations.cli.quotes import print_quote
-from grit_integrations.ingest import Store
+from grit_integrations.ingest import PassageIndex
 from grit_integrations.results import Quote
 from grit_integrations.training import TrainResult
 
@@ -42,7 +42,7 @@ def docs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, docs: Path, tiny: GritLM) -> Path:
-    Store(tmp_path / "store", tiny, create=True).index([docs])
+    PassageIndex(tmp_path / "store", tiny, create=True).index([docs])
     return tmp_path / "store"
 
 
@@ -111,7 +111,7 @@ def test_index_ask_and_forget(docs: Path, tmp_path: Path, tiny_path: Path) -> No
 
 def test_ask_writes_what_the_model_generates(store: Path, tiny: GritLM) -> None:
     asked = good("ask", "What pumps blood?", "--store", store, "--free", "--max-tokens", 8, "-k", 1)
-    hit = Store(store, tiny).search("What pumps blood?", k=1)[0]
+    hit = PassageIndex(store, tiny).search("What pumps blood?", k=1)[0]
     passages = [hit.document.page_content]
     written = tiny.generate("What pumps blood?", passages, decoding=Decoding(max_new_tokens=8), caching="off")
     assert written.text.strip() in asked
@@ -121,7 +121,7 @@ def test_ask_writes_what_the_model_generates(store: Path, tiny: GritLM) -> None:
 
 def test_ask_answers_from_the_passages_that_the_model_judges_best(store: Path, tiny: GritLM) -> None:
     asked = good("ask", "What pumps blood?", "--store", store, "--free", "--max-tokens", 4, "-k", 1, "--rerank", 2)
-    hits = Store(store, tiny).search("What pumps blood?", k=2)
+    hits = PassageIndex(store, tiny).search("What pumps blood?", k=2)
     (best,) = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in hits], top_n=1)
     assert "(relevance)" in asked
     (line,) = (line for line in asked.splitlines() if line.startswith(" [1]"))
@@ -252,7 +252,7 @@ def test_what_goes_wrong_is_one_line(store: Path, docs: Path, tmp_path: Path, ti
 
 
 def test_an_empty_store_says_so(tmp_path: Path, tiny: GritLM) -> None:
-    Store(tmp_path / "store", tiny, create=True)
+    PassageIndex(tmp_path / "store", tiny, create=True)
     assert "is empty. Fill it with: grit index" in refusal("ask", "What?", "--store", tmp_path / "store")
 
 
@@ -316,7 +316,7 @@ def test_interrupt_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, tiny_p
     for number in range(4, 600):
         (docs / f"{number}.txt").unlink()
     good("index", docs, "--store", tmp_path / "s")
-    assert Store(tmp_path / "s", tiny).count() == len(Store(tmp_path / "s", tiny).vectors.get()["ids"])
+    assert PassageIndex(tmp_path / "s", tiny).count() == len(PassageIndex(tmp_path / "s", tiny).vectors.get()["ids"])
 
 
 # Small things

@@ -14,7 +14,7 @@ from grit_integrations import GritLM, IngestError, Quote, Quoting
 from grit_integrations.cli.demo import PASSAGES, find_corpus, langchain_side, llama_index_side, run_demo
 from grit_integrations.cli.questions import Question, read_questions
 from grit_integrations.cli.quotes import QUOTING
-from grit_integrations.ingest import Store
+from grit_integrations.ingest import PassageIndex
 from grit_integrations.options import CANDIDATES
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus"
@@ -114,7 +114,7 @@ def test_three_characters_of_an_answer_are_not_enough() -> None:
 def test_both_sides_retrieve_the_same_and_answer(
     small: Path, tmp_path: Path, tiny: GritLM, quoting: Quoting | None
 ) -> None:
-    store = Store(tmp_path / "store", tiny, create=True)
+    store = PassageIndex(tmp_path / "store", tiny, create=True)
     store.index([small / "body"])
     found = store.search("What pumps blood?", k=CANDIDATES)
     ranked = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in found], top_n=PASSAGES)
@@ -155,7 +155,7 @@ def test_what_is_printed(small: Path, tmp_path: Path, tiny: GritLM, quote: bool)
 
 def test_a_missed_source_fails_the_demo(small: Path, tmp_path: Path, tiny: GritLM) -> None:
     (small / "body" / "liver.md").write_text("# Liver\n\nThe liver stores sugar.")
-    store = Store(tmp_path / "store", tiny, create=True)
+    store = PassageIndex(tmp_path / "store", tiny, create=True)
     store.index([small / "body"])
     found = store.search("What pumps blood?", k=4)
     ranked = tiny.rerank("What pumps blood?", [hit.document.page_content for hit in found])

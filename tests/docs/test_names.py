@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 from pages import DOCS, PACKAGE, ROOT, pages, prose
 
 import grit_integrations

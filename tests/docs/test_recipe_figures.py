@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import tomllib
 from typing import Any
 
-import tomllib
 from pages import CARD, DOCS, MINI, README, ROOT, constant, prose, result
 
 from grit_integrations import Quoting

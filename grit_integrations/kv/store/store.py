@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import CacheCorruptError, CacheError, CacheFullError, OptionError
-from grit_integrations.kv.blocks import PRECISIONS
 from grit_integrations.kv.keys import check_namespace
 from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
@@ -26,9 +25,11 @@ from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_larg
 from grit_integrations.kv.store.stats import COUNTED, StoreStats, Tally, Verification
 from grit_integrations.kv.store.tiers import Tiers, close_tiers
 from grit_integrations.kv.store.worker import Task
+from grit_integrations.options import PRECISIONS
 
 if TYPE_CHECKING:
-    from grit_integrations.kv.blocks import KVBlock, Precision
+    from grit_integrations.kv.blocks import KVBlock
+    from grit_integrations.options import Precision
 
 _log = logging.getLogger(__name__)
 

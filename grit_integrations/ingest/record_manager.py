@@ -1,4 +1,4 @@
-"""Which passages of which files are in the store: LangChain's record manager on one sqlite file.
+"""Which passages of which files are in the index: LangChain's record manager on one sqlite file.
 
 langchain-core ships only one that forgets. `langchain_classic.indexes.SQLRecordManager` is not used: it brings
 SQLAlchemy, drops a record's file when it is refreshed (an interruption then leaves passages that nothing can clean
@@ -174,7 +174,7 @@ class SqliteRecordManager(RecordManager):
 
     @property
     def interrupted(self) -> bool:
-        """Whether the last run that wrote to the store did not come to its end."""
+        """Whether the last run that wrote to the index did not come to its end."""
         with self._lock:
             return self._db.execute("SELECT 1 FROM marks WHERE name = 'writing'").fetchone() is not None
 
