@@ -7,44 +7,42 @@ from dataclasses import asdict
 from typing import Any
 
 from grit_integrations.evaluation.answer_scores import contains, exact_match, token_f1
-from grit_integrations.evaluation.arms import WITH_DOCUMENTS, Answer, Answerer, Arm
+from grit_integrations.evaluation.arms import WITH_DOCUMENTS, Arm, ArmRunner, ScoredAnswer
 from grit_integrations.evaluation.baselines import by_shared_words, passage_sentences, rule_answer
 from grit_integrations.evaluation.intervals import difference_interval, mean_interval
-from grit_integrations.evaluation.report import Table, points
-from grit_integrations.evaluation.scope import Part
-from grit_integrations.evaluation.sets import Question
+from grit_integrations.evaluation.report import Figures, Table, points
+from grit_integrations.evaluation.scope import EvaluationPart
+from grit_integrations.evaluation.sets import HeldOutQuestion
 from grit_integrations.model import GritLM
 
-Figures = dict[str, Any]
 
-
-def answer_figures(answerer: Answerer, arms: Sequence[Arm], *, seed: int) -> Figures:
+def answer_figures(runner: ArmRunner, arms: Sequence[Arm], *, seed: int) -> Figures:
     """Return the figures of one set: what was asked, baselines, and every arm that has questions."""
-    answerer.run(arms)
-    asked = answerer.found.questions
-    left_out = {kind: len(asked) - len(answerer.questions(kind)) for kind in WITH_DOCUMENTS}
+    runner.run(arms)
+    asked = runner.found.questions
+    left_out = {kind: len(asked) - len(runner.questions(kind)) for kind in WITH_DOCUMENTS}
     return {
         "questions": len(asked),
-        "passages": len(answerer.found.passages),
+        "passages": len(runner.found.passages),
         "left out, too long for the window": left_out,
-        "gold passage retrieved": _retrieved(answerer),
-        "baselines": baseline_figures(answerer.grit, answerer.questions("gold"), seed=seed),
-        "arms": [_arm_figures(answerer, arm, seed=seed) for arm in arms if answerer.answers(arm)],
+        "gold passage retrieved": _retrieved(runner),
+        "baselines": baseline_figures(runner.grit, runner.questions("gold"), seed=seed),
+        "arms": [_arm_figures(runner, arm, seed=seed) for arm in arms if runner.answers(arm)],
     }
 
 
-def _retrieved(answerer: Answerer) -> Figures:
+def _retrieved(runner: ArmRunner) -> Figures:
     """Return how often the gold passage is among those that the model is given."""
-    found = answerer.found
+    found = runner.found
     places = {
-        kind: [question.context in answerer.documents(question, kind) for question in found.questions]
+        kind: [question.context in runner.documents(question, kind) for question in found.questions]
         for kind in WITH_DOCUMENTS[1:]
     }
     return {kind: sum(hits) / len(hits) for kind, hits in places.items()}
 
 
-def _arm_figures(answerer: Answerer, arm: Arm, *, seed: int) -> Figures:
-    answers = answerer.answers(arm)
+def _arm_figures(runner: ArmRunner, arm: Arm, *, seed: int) -> Figures:
+    answers = runner.answers(arm)
     hits, misses = sum(a.hits for a in answers), sum(a.misses for a in answers)
     figures: Figures = {
         **asdict(arm),
@@ -55,13 +53,13 @@ def _arm_figures(answerer: Answerer, arm: Arm, *, seed: int) -> Figures:
         "blocks computed": misses,
         "prompt tokens": sum(a.prompt_tokens for a in answers),
         "prompt tokens read": sum(a.read_tokens for a in answers),
-        "seconds": round(answerer.seconds[arm], 3),
+        "seconds": round(runner.seconds[arm], 3),
     }
-    return figures if arm.reference is None else figures | _compared(answerer, arm, arm.reference, seed=seed)
+    return figures if arm.reference is None else figures | _compared(runner, arm, arm.reference, seed=seed)
 
 
-def _compared(answerer: Answerer, arm: Arm, reference: Arm, *, seed: int) -> Figures:
-    mine, theirs = answerer.answers(arm), answerer.answers(reference)
+def _compared(runner: ArmRunner, arm: Arm, reference: Arm, *, seed: int) -> Figures:
+    mine, theirs = runner.answers(arm), runner.answers(reference)
     return {
         "against": reference.caching,
         "f1 difference": asdict(difference_interval([a.f1 for a in mine], [a.f1 for a in theirs], seed=seed)),
@@ -70,7 +68,7 @@ def _compared(answerer: Answerer, arm: Arm, reference: Arm, *, seed: int) -> Fig
     }
 
 
-def baseline_figures(grit: GritLM, questions: Sequence[Question], *, seed: int) -> Figures:
+def baseline_figures(grit: GritLM, questions: Sequence[HeldOutQuestion], *, seed: int) -> Figures:
     """Return how right answers are that need no language model, given the gold passage."""
     if not questions:
         return {}
@@ -84,7 +82,7 @@ def baseline_figures(grit: GritLM, questions: Sequence[Question], *, seed: int) 
     return figures
 
 
-def _baselines(grit: GritLM, questions: Sequence[Question]) -> dict[str, list[str]]:
+def _baselines(grit: GritLM, questions: Sequence[HeldOutQuestion]) -> dict[str, list[str]]:
     parts = [passage_sentences(question.passage) for question in questions]
     asked = [question.text for question in questions]
     overlapping = [by_shared_words(text, own) for text, own in zip(asked, parts, strict=True)]
@@ -104,14 +102,14 @@ def _nearest(grit: GritLM, asked: Sequence[str], parts: Sequence[Sequence[str]])
     return [max(own, key=lambda part: float(rows[part] @ query)) for own, query in zip(parts, queries, strict=True)]
 
 
-def answer_records(part: Part, answerer: Answerer, arms: Sequence[Arm]) -> Iterator[dict[str, Any]]:
+def answer_records(part: EvaluationPart, runner: ArmRunner, arms: Sequence[Arm]) -> Iterator[dict[str, Any]]:
     """Yield what was answered, one record per question and arm."""
     for arm in arms:
-        for answer in answerer.answers(arm):
-            yield {"part": part, "set": answerer.found.name, **asdict(arm), **_record(answer)}
+        for answer in runner.answers(arm):
+            yield {"part": part, "set": runner.found.name, **asdict(arm), **_record(answer)}
 
 
-def _record(answer: Answer) -> dict[str, Any]:
+def _record(answer: ScoredAnswer) -> dict[str, Any]:
     return {
         "question": answer.question.text,
         "gold": answer.question.answer,

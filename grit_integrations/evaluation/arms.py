@@ -15,7 +15,7 @@ from grit_integrations.evaluation.answer_scores import exact_match, token_f1
 from grit_integrations.evaluation.phrases import INSTRUCTIONS
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.scope import EvaluationOptions, parse_quote
-from grit_integrations.evaluation.sets import Question, QuestionSet
+from grit_integrations.evaluation.sets import HeldOutQuestion, QuestionSet
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.model import GritLM
 from grit_integrations.options import MODES, Caching, Decoding, Precision
@@ -62,10 +62,10 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """What an arm answered to one question, how right that is in 0..1, and what the KV cache did."""
 
-    question: Question
+    question: HeldOutQuestion
     text: str
     exact: float
     f1: float
@@ -76,7 +76,7 @@ class Answer:
     prompt_tokens: int
 
     @classmethod
-    def of(cls, question: Question, found: Generation) -> Answer:
+    def of(cls, question: HeldOutQuestion, found: Generation) -> ScoredAnswer:
         """Score a generation."""
         text, usage = found.text.strip(), found.usage
         return cls(
@@ -113,7 +113,7 @@ def all_arms(options: EvaluationOptions) -> list[Arm]:
     ]
 
 
-class Answerer:
+class ArmRunner:
     """Answers the questions of one set; what was answered once is remembered.
 
     Args:
@@ -136,10 +136,10 @@ class Answerer:
         self.cachings = tuple(cachings)
         self.seconds: dict[Arm, float] = {}
         self._advance = advance
-        self._answers: dict[Arm, tuple[Answer, ...]] = {}
-        self._fitting: dict[Documents, tuple[Question, ...]] = {}
+        self._answers: dict[Arm, tuple[ScoredAnswer, ...]] = {}
+        self._fitting: dict[Documents, tuple[HeldOutQuestion, ...]] = {}
 
-    def answers(self, arm: Arm) -> tuple[Answer, ...]:
+    def answers(self, arm: Arm) -> tuple[ScoredAnswer, ...]:
         """Return an arm's answers to those questions that fit into the window."""
         self.run([arm])
         return self._answers[arm]
@@ -153,7 +153,7 @@ class Answerer:
                     if (arm.caching, arm.precision) == (caching, precision):
                         self._answers[arm] = self._run(model, arm)
 
-    def questions(self, documents: Documents) -> tuple[Question, ...]:
+    def questions(self, documents: Documents) -> tuple[HeldOutQuestion, ...]:
         """Return the questions that fit into the window with such documents, in every mode."""
         if documents not in self._fitting:
             room = self.grit.window - NEW_TOKENS
@@ -162,14 +162,14 @@ class Answerer:
             )
         return self._fitting[documents]
 
-    def documents(self, question: Question, kind: Documents) -> list[str]:
+    def documents(self, question: HeldOutQuestion, kind: Documents) -> list[str]:
         """Return what a question is asked about."""
         if kind in _RETRIEVED:
             return [self.found.passages[index] for index in self.retrieved[question][: _RETRIEVED[kind]]]
         return [question.context] if kind == "gold" else []
 
     @cached_property
-    def retrieved(self) -> dict[Question, list[int]]:
+    def retrieved(self) -> dict[HeldOutQuestion, list[int]]:
         """The passages that the model finds for each question, best first."""
         passages = embed_passages(self.grit, self.found.passages, advance=self._advance)
         questions = list(dict.fromkeys(self.found.questions))
@@ -182,24 +182,24 @@ class Answerer:
         order = np.argsort(-(queries @ passages.T), axis=1, kind="stable")[:, : max(_RETRIEVED.values())]
         return dict(zip(questions, order.tolist(), strict=True))
 
-    def _length(self, question: Question, kind: Documents) -> int:
+    def _length(self, question: HeldOutQuestion, kind: Documents) -> int:
         documents = self.documents(question, kind)
         modes = self.cachings if documents else ("off",)
         return max(self.grit.count_message_tokens(question.text, documents, caching=mode) for mode in modes)
 
-    def _run(self, model: GritLM, arm: Arm) -> tuple[Answer, ...]:
+    def _run(self, model: GritLM, arm: Arm) -> tuple[ScoredAnswer, ...]:
         questions = self.questions(arm.documents)
         began = time.perf_counter()
         answers = tuple(self._answer(model, arm, question) for question in questions)
         self.seconds[arm] = time.perf_counter() - began
         return answers
 
-    def _answer(self, model: GritLM, arm: Arm, question: Question) -> Answer:
+    def _answer(self, model: GritLM, arm: Arm, question: HeldOutQuestion) -> ScoredAnswer:
         documents = self.documents(question, arm.documents)
         _read_ahead(model, question, documents)
         found = model.generate(question.text, documents, decoding=arm.decoding())
         self._advance(1)
-        return Answer.of(question, found)
+        return ScoredAnswer.of(question, found)
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _model(grit: GritLM, caching: Caching, precision: Precision) -> Iterator[Gri
         yield grit.with_options(caching=caching, kv_store=store)
 
 
-def _read_ahead(model: GritLM, question: Question, documents: Sequence[str]) -> None:
+def _read_ahead(model: GritLM, question: HeldOutQuestion, documents: Sequence[str]) -> None:
     """Read what the mode keeps, as an index or an earlier question would have, so that answers start from the store."""
     if documents:
         model.cache_documents(documents, progress=False)

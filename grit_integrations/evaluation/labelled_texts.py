@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from grit_integrations.evaluation.row_kinds import Text
-from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special
-from grit_integrations.prompts.formats import Text as PromptText
+from grit_integrations.evaluation.row_kinds import TextRow
+from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special, Text
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 IGNORED = -100  # a label that no loss counts
@@ -29,11 +28,11 @@ class PromptEncoder:
         """Return the ids of each text inside a prompt."""
         return self.prompts.encode_texts(texts)
 
-    def parts(self, parts: Sequence[PromptText]) -> list[int]:
+    def parts(self, parts: Sequence[Text]) -> list[int]:
         """Return the joined ids of a prompt's parts."""
         return self.prompts.encode(parts)
 
-    def conversation(self, text: Text, *, longest: int | None = None) -> tuple[list[int], list[int]]:
+    def conversation(self, text: TextRow, *, longest: int | None = None) -> tuple[list[int], list[int]]:
         """Return ids and labels: plain text is predicted whole, of a conversation only the responses and `</s>`.
 
         What is longer than `longest` loses the end of a plain text. A conversation loses the beginning of its first
@@ -44,7 +43,7 @@ class PromptEncoder:
             return self._conversation(text, dropped=max(0, excess), longest=longest)
         return self._conversation(text, dropped=0, longest=longest)
 
-    def _conversation(self, text: Text, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
+    def _conversation(self, text: TextRow, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
         parts, predicted = _layout(text)
         pieces = self.prompts.encode_each(parts)
         pieces[_FIRST_TURN] = pieces[_FIRST_TURN][dropped:]
@@ -58,11 +57,11 @@ class PromptEncoder:
 _FIRST_TURN = 2  # where the first turn's text stands in a conversation's parts
 
 
-def _layout(text: Text) -> tuple[list[PromptText], list[bool]]:
+def _layout(text: TextRow) -> tuple[list[Text], list[bool]]:
     """Return the parts of a training prompt, and which of them are predicted."""
     if len(text.turns) == 1:
         return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [False, True, True]
-    parts: list[PromptText] = [Special.BOS]
+    parts: list[Text] = [Special.BOS]
     predicted = [False]
     for index, turn in enumerate(text.turns):
         content = Segment(turn, content=True)
@@ -88,7 +87,7 @@ class TextBatch:
         return TextBatch(self.ids.to(device), self.attended.to(device), self.labels.to(device))
 
 
-def text_batch(encoder: PromptEncoder, texts: Sequence[Text], *, longest: int) -> TextBatch:
+def text_batch(encoder: PromptEncoder, texts: Sequence[TextRow], *, longest: int) -> TextBatch:
     """Tokenise texts and cut each to `longest`; labels are already aligned with the ids, not shifted."""
     rows = [encoder.conversation(text, longest=longest) for text in texts]
     ids = padded([row for row, _ in rows], encoder.pad)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder, text_batch
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 
 TEXT_ROWS = 16  # in one pass
 CausalLM = Any  # a transformers causal LM: `.model` is the decoder without the head, `.lm_head` the head
@@ -54,7 +54,7 @@ def _mean_of_rows(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
 def response_nats(
     model: CausalLM,
     encoder: PromptEncoder,
-    texts: Sequence[Text],
+    texts: Sequence[TextRow],
     *,
     longest: int = 512,
     autocast: Autocast = nullcontext,
@@ -77,7 +77,7 @@ def response_nats(
 
 @torch.no_grad()
 def summed_nats(
-    model: CausalLM, encoder: PromptEncoder, texts: Sequence[Text], *, longest: int, autocast: Autocast = nullcontext
+    model: CausalLM, encoder: PromptEncoder, texts: Sequence[TextRow], *, longest: int, autocast: Autocast = nullcontext
 ) -> tuple[float, int]:
     """Return the loss of one batch of texts in nats, summed over its predicted tokens, and how many those are."""
     batch = text_batch(encoder, texts, longest=longest).to(model.device)

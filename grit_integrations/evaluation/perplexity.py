@@ -16,19 +16,18 @@ import numpy as np
 from grit_integrations.evaluation.intervals import ratio_interval
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.evaluation.nats import summed_nats
-from grit_integrations.evaluation.report import Table, share
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.report import Figures, Table, share
+from grit_integrations.evaluation.row_kinds import TextRow
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM
 
 LONGEST = 512  # tokens; what is longer is cut as in training
-Figures = dict[str, Any]
 
 
 def perplexity_figures(
     grit: GritLM,
-    kinds: Mapping[str, Sequence[Text]],
+    kinds: Mapping[str, Sequence[TextRow]],
     *,
     seed: int,
     advance: Callable[[int], Any] = lambda count: None,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.answer_scores import normalise
-from grit_integrations.evaluation.arms import Answer, Answerer, Arm
+from grit_integrations.evaluation.arms import Arm, ArmRunner, ScoredAnswer
 from grit_integrations.evaluation.intervals import auc_interval, mean_interval
 from grit_integrations.evaluation.phrases import NO_ANSWER
-from grit_integrations.evaluation.report import Table, points, share
-
-Figures = dict[str, Any]
+from grit_integrations.evaluation.report import Figures, Table, points, share
 
 
 def refuses(text: str) -> bool:
@@ -26,7 +23,7 @@ def refuses(text: str) -> bool:
 
 
 def refusal_figures(
-    answerable: Sequence[Answerer], unanswerable: Sequence[Answerer], quotes: Sequence[str], *, seed: int
+    answerable: Sequence[ArmRunner], unanswerable: Sequence[ArmRunner], quotes: Sequence[str], *, seed: int
 ) -> Figures:
     """Return refusals of free answers and the AUC of quotes' scores, given the gold passage, over all sets together.
 
@@ -35,8 +32,8 @@ def refusal_figures(
     """
     sides = {"unanswerable": unanswerable, "answerable": answerable}
     figures: Figures = {}
-    for kind, answerers in sides.items():
-        texts = [answer.text for answer in _answers(answerers, Arm("gold"))]
+    for kind, runners in sides.items():
+        texts = [answer.text for answer in _answers(runners, Arm("gold"))]
         if not texts:
             raise DataError(f"No {kind} question fits into the model's window. Leave out the part refusal.")
         figures[f"{kind} questions"] = len(texts)
@@ -46,15 +43,15 @@ def refusal_figures(
 
 
 def _auc(
-    answerable: Sequence[Answerer], unanswerable: Sequence[Answerer], method: str, *, seed: int
+    answerable: Sequence[ArmRunner], unanswerable: Sequence[ArmRunner], method: str, *, seed: int
 ) -> dict[str, float]:
     arm = Arm("gold", method=method)
     scores = [[answer.quote_score for answer in _answers(side, arm)] for side in (answerable, unanswerable)]
     return asdict(auc_interval(scores[0], scores[1], seed=seed))
 
 
-def _answers(answerers: Sequence[Answerer], arm: Arm) -> list[Answer]:
-    return [answer for answerer in answerers for answer in answerer.answers(arm)]
+def _answers(runners: Sequence[ArmRunner], arm: Arm) -> list[ScoredAnswer]:
+    return [answer for runner in runners for answer in runner.answers(arm)]
 
 
 def refusal_table(figures: Figures) -> Table:

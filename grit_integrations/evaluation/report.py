@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grit_integrations.model import GritLM
 
 FORMAT = 1  # of the JSON file
+Figures = dict[str, Any]  # of a part or of a set in it: shares in 0..1, with their intervals
 _PACKAGES = ("grit_integrations", "torch", "transformers", "tokenizers", "numpy", "rank-bm25")
 
 

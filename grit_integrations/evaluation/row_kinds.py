@@ -23,7 +23,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextRow:
     """Plain text (one turn) or a conversation (user, assistant, user, ...)."""
 
     turns: tuple[str, ...]
@@ -78,7 +78,7 @@ def _instructed(value: Any, what: str) -> tuple[str, str]:
     return parts[0].strip("\t\n :"), parts[1]
 
 
-def parse_text(row: Any) -> Text:
+def parse_text(row: Any) -> TextRow:
     """Check and read one row of the generative stream: `{"text": str | [instruction, response, ...]}`.
 
     Raises:
@@ -92,4 +92,4 @@ def parse_text(row: Any) -> Text:
         raise ValueError('"text" must be a string or [instruction, response, ...], none of them blank')
     if isinstance(text, list) and len(turns) % 2:
         raise ValueError(f'"text" has {len(turns)} turns; instructions and responses must alternate')
-    return Text(tuple(turns))
+    return TextRow(tuple(turns))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.answer_figures import answer_figures, answer_records, answer_tables
-from grit_integrations.evaluation.arms import FREE, Answerer, Arm, all_arms
+from grit_integrations.evaluation.arms import FREE, Arm, ArmRunner, all_arms
 from grit_integrations.evaluation.intervals import RESAMPLES
 from grit_integrations.evaluation.perplexity import perplexity_figures, perplexity_table
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
@@ -26,7 +26,7 @@ from grit_integrations.evaluation.retrieval import (
     retrieval_table,
     set_figures,
 )
-from grit_integrations.evaluation.scope import EvaluationOptions, Part
+from grit_integrations.evaluation.scope import EvaluationOptions, EvaluationPart
 from grit_integrations.evaluation.sets import EvaluationSets
 from grit_integrations.evaluation.triples import triple_figures, triple_table
 from grit_integrations.model import GritLM
@@ -47,7 +47,7 @@ class PartResult:
         seconds: that it took.
     """
 
-    part: Part
+    part: EvaluationPart
     figures: dict[str, Any]
     tables: tuple[Table, ...]
     records: tuple[Record, ...]
@@ -83,8 +83,8 @@ class _Run:
         self.grit = grit.with_options(caching="off")
         self.sets = sets
         self.options = options
-        self.answerable = self._answerers("answerable")
-        self.unanswerable = self._answerers("unanswerable")
+        self.answerable = self._runners("answerable")
+        self.unanswerable = self._runners("unanswerable")
         self._hide = None if progress is None else not progress
         self._bar: Any = None
 
@@ -148,11 +148,11 @@ class _Run:
         figures = triple_figures(self.grit, seed=self.options.seed)
         return figures, [triple_table(figures)], ()
 
-    def _answerers(self, kind: Literal["answerable", "unanswerable"]) -> list[Answerer]:
+    def _runners(self, kind: Literal["answerable", "unanswerable"]) -> list[ArmRunner]:
         chosen = [replace(found, questions=getattr(found, kind)) for found in self.sets.questions]
         cachings = self.options.cachings
         return [
-            Answerer(self.grit, found, cachings=cachings, advance=self._advance) for found in chosen if found.questions
+            ArmRunner(self.grit, found, cachings=cachings, advance=self._advance) for found in chosen if found.questions
         ]
 
     @contextmanager

@@ -10,8 +10,8 @@ from typing import Literal, cast, get_args
 from grit_integrations.errors import OptionError
 from grit_integrations.options import CACHINGS, Caching, QuoteMethod, Quoting
 
-Part = Literal["retrieval", "answers", "refusal", "perplexity", "triples"]
-PARTS: tuple[Part, ...] = get_args(Part)
+EvaluationPart = Literal["retrieval", "answers", "refusal", "perplexity", "triples"]
+PARTS: tuple[EvaluationPart, ...] = get_args(EvaluationPart)
 QUOTES = ("tokens", "spans", "spans:1")
 
 
@@ -37,7 +37,7 @@ class EvaluationOptions:
         OptionError: a value that is not possible.
     """
 
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[EvaluationPart, ...] = PARTS
     sets: tuple[str, ...] = ()
     answer_sets: tuple[str, ...] = ("squad*", "selqa*")
     queries: int = 300

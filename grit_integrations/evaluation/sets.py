@@ -20,16 +20,16 @@ from grit_integrations.evaluation.retrieval_sets import (
     load_retrieval,
     narrowed,
 )
-from grit_integrations.evaluation.row_kinds import Text, parse_text
+from grit_integrations.evaluation.row_kinds import TextRow, parse_text
 from grit_integrations.evaluation.scope import EvaluationOptions
 
 _CONVERT = "Make it with: python -m grit_integrations.training.prepare.convert"
 _FIELDS = ("question", "context", "title", "answer")
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HeldOutQuestion:
     """A question about a passage.
 
     Attributes:
@@ -55,16 +55,16 @@ class QuestionSet:
     """Questions, and the passages that their answers are looked for in."""
 
     name: str
-    questions: tuple[Question, ...]
+    questions: tuple[HeldOutQuestion, ...]
     passages: tuple[str, ...]
 
     @property
-    def answerable(self) -> tuple[Question, ...]:
+    def answerable(self) -> tuple[HeldOutQuestion, ...]:
         """The questions whose passage holds the answer."""
         return tuple(question for question in self.questions if question.answer)
 
     @property
-    def unanswerable(self) -> tuple[Question, ...]:
+    def unanswerable(self) -> tuple[HeldOutQuestion, ...]:
         """The questions whose passage does not hold the answer."""
         return tuple(question for question in self.questions if not question.answer)
 
@@ -75,7 +75,7 @@ class EvaluationSets:
 
     retrieval: tuple[RetrievalSet, ...] = ()
     questions: tuple[QuestionSet, ...] = ()
-    texts: dict[str, tuple[Text, ...]] = field(default_factory=dict)
+    texts: dict[str, tuple[TextRow, ...]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,18 +138,18 @@ def _question_set(path: Path, retrieval: Path, options: EvaluationOptions) -> Qu
     return QuestionSet(name, chosen, passages[:most])
 
 
-def parse_question(row: Any) -> Question:
+def parse_question(row: Any) -> HeldOutQuestion:
     """Check and read a row of a set of questions: `{"question", "context", "answer", "title"}`, answer maybe blank."""
     found = row if isinstance(row, dict) else {}
     values = [str(found[name]) for name in _FIELDS if isinstance(found.get(name), str)]
     if len(values) < len(_FIELDS) or not (values[0].strip() and values[1].strip()):
         raise ValueError(f"a question needs texts in {', '.join(_FIELDS)}. {_CONVERT}")
-    return Question(*values)
+    return HeldOutQuestion(*values)
 
 
-def _by_kind(paths: Sequence[Path], options: EvaluationOptions) -> dict[str, tuple[Text, ...]]:
+def _by_kind(paths: Sequence[Path], options: EvaluationOptions) -> dict[str, tuple[TextRow, ...]]:
     """Return held-out texts, with the sets `cloze-SOURCE`, `text-SOURCE`, ... of one kind together."""
-    kinds: dict[str, tuple[Text, ...]] = {}
+    kinds: dict[str, tuple[TextRow, ...]] = {}
     for path in paths:
         kind = path.name.removesuffix(".jsonl").split("-", maxsplit=1)[0]
         rows = _drawn(_not_empty(path, list(read_rows(path, parse_text))), options.rows, f"{options.seed}:{path.name}")
@@ -157,13 +157,13 @@ def _by_kind(paths: Sequence[Path], options: EvaluationOptions) -> dict[str, tup
     return kinds
 
 
-def _not_empty(path: Path, rows: list[Row]) -> list[Row]:
+def _not_empty(path: Path, rows: list[_Row]) -> list[_Row]:
     if not rows:
         raise DataError(f"{path} has no rows to evaluate.")
     return rows
 
 
-def _drawn(rows: Sequence[Row], count: int, seed: str) -> tuple[Row, ...]:
+def _drawn(rows: Sequence[_Row], count: int, seed: str) -> tuple[_Row, ...]:
     rng = random.Random(seed)  # noqa: S311  # sampling, not secrets
     return tuple(rows[index] for index in sorted(rng.sample(range(len(rows)), min(count, len(rows)))))
 

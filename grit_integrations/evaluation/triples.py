@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grit_integrations.evaluation.intervals import mean_interval
 from grit_integrations.evaluation.phrases import INSTRUCTIONS
-from grit_integrations.evaluation.report import Table, share
+from grit_integrations.evaluation.report import Figures, Table, share
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM
 
 _FILE = Path(__file__).with_name("triples.json")
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from grit_integrations.errors import ConfigError, DataError
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.lora import is_adapter
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.rows.row_files import Content
+from grit_integrations.training.rows.row_files import FileContent
 from grit_integrations.training.rows.stream import Position
 
 MODEL = "model.safetensors"
@@ -27,7 +27,7 @@ PROJECTION = "projection."
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """What a checkpoint keeps besides tensors."""
 
     step: int = 0
@@ -46,7 +46,7 @@ class Identity:
     files: dict[str, dict[str, Any]]
 
 
-def identity(config: TrainConfig, contents: Mapping[str, Content], processes: int) -> Identity:
+def identity(config: TrainConfig, contents: Mapping[str, FileContent], processes: int) -> Identity:
     """Return what a checkpoint of this run is compared by."""
     whole = json.loads(json.dumps(asdict(config)))
     kept = ("model", "lora", "seed", "accumulate", "bag_steps", "bag_tokens")
@@ -63,7 +63,7 @@ def newest_checkpoint(output: Path) -> Path | None:
 
 
 def save_checkpoint(
-    config: TrainConfig, tensors: dict[str, Tensor], optimiser: dict[str, Any], progress: Progress, same: Identity
+    config: TrainConfig, tensors: dict[str, Tensor], optimiser: dict[str, Any], progress: RunProgress, same: Identity
 ) -> None:
     """Write a checkpoint under a temporary name, rename it, then remove the oldest ones.
 
@@ -90,7 +90,7 @@ def save_checkpoint(
 
 
 def _write(
-    folder: Path, tensors: dict[str, Tensor], optimiser: dict[str, Any], progress: Progress, same: Identity
+    folder: Path, tensors: dict[str, Tensor], optimiser: dict[str, Any], progress: RunProgress, same: Identity
 ) -> None:
     save_file(tensors, folder / MODEL)
     torch.save(optimiser, folder / "optimiser.pt")
@@ -99,7 +99,7 @@ def _write(
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 
-def read_progress(checkpoint: Path, same: Identity) -> Progress:
+def read_progress(checkpoint: Path, same: Identity) -> RunProgress:
     """Return where a checkpoint left a run.
 
     Raises:
@@ -122,7 +122,7 @@ def read_progress(checkpoint: Path, same: Identity) -> Progress:
         )
     saved = state["progress"]
     positions = {name: Position(**at) for name, at in saved.pop("positions").items()}
-    return Progress(**saved, positions=positions)
+    return RunProgress(**saved, positions=positions)
 
 
 def read_optimiser(checkpoint: Path) -> dict[str, Any]:

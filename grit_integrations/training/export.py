@@ -17,7 +17,6 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 
 from grit_integrations.training.config import ModelConfig, RerankingConfig, TrainConfig
 
-Table = Mapping[str, Any]
 EMBEDDING_HEAD = "embedding_head.safetensors"  # for GritLM.from_pretrained(..., embedding_head=...)
 PROJECTION = "projection."  # what its tensors are called in a checkpoint
 
@@ -75,7 +74,9 @@ def write_atomically(path: Path, tensors: dict[str, Tensor]) -> None:
         raise
 
 
-def model_card(config: TrainConfig, *, steps: int, minutes: float, first: Table, best: Table) -> str:
+def model_card(
+    config: TrainConfig, *, steps: int, minutes: float, first: Mapping[str, Any], best: Mapping[str, Any]
+) -> str:
     """Return a model card with what the run knows; what only its maker knows is left to write."""
     rows = [f"| {name} | {first.get(name, '-')} | {best.get(name, '-')} |" for name in ("ndcg_10", "recall_1", "nats")]
     return "\n".join(

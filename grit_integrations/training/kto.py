@@ -17,7 +17,7 @@ from typing import Any
 
 from grit_integrations.errors import ConfigError, DataError, MissingExtraError
 from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.training.checkpoints import trained_tensors
 from grit_integrations.training.config import ModelConfig
 from grit_integrations.training.export import EMBEDDING_HEAD, export_model
@@ -55,10 +55,10 @@ class KtoSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class RatedRow:
     """A conversation whose last response somebody liked or not."""
 
-    text: Text
+    text: TextRow
     liked: bool
 
     @property
@@ -67,7 +67,7 @@ class Judged:
         return self.text.size
 
 
-def parse_judged(row: Any) -> Judged:
+def parse_rated(row: Any) -> RatedRow:
     """Check and read one row.
 
     Raises:
@@ -81,7 +81,7 @@ def parse_judged(row: Any) -> Judged:
         raise ValueError('"prompt" must be a text or [user, assistant, ..., user], "completion" a text, none blank')
     if not isinstance(row["label"], bool):
         raise ValueError(f'"label" is {row["label"]!r}; it must be true or false')
-    return Judged(Text(tuple(turns)), row["label"])
+    return RatedRow(TextRow(tuple(turns)), row["label"])
 
 
 def train_kto(model: Path, rows: Path, out: Path, settings: KtoSettings | None = None) -> Path:
@@ -101,7 +101,7 @@ def train_kto(model: Path, rows: Path, out: Path, settings: KtoSettings | None =
     causal_lm.check_checkpoint(str(model))
     if settings.batch < 2:
         raise ConfigError(f"batch is {settings.batch}. KTO compares the rows of a batch: it must be at least 2.")
-    judged = RowFile(rows, parse_judged)
+    judged = RowFile(rows, parse_rated)
     encoder = PromptEncoder(load_tokenizer(model))
     policy = causal_lm.load_model(str(model))
     examples = as_examples(judged, encoder, window=policy.config.max_position_embeddings)
@@ -121,7 +121,7 @@ def train_kto(model: Path, rows: Path, out: Path, settings: KtoSettings | None =
     return out
 
 
-def as_examples(judged: RowFile[Judged], encoder: PromptEncoder, *, window: int) -> list[dict[str, Any]]:
+def as_examples(judged: RowFile[RatedRow], encoder: PromptEncoder, *, window: int) -> list[dict[str, Any]]:
     """Return token ids as TRL wants them, of our own prompts; rows longer than the window are left out, and counted.
 
     Raises:

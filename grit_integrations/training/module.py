@@ -16,7 +16,7 @@ from grit_integrations.training.config import ModelConfig
 from grit_integrations.training.rows.batches import EmbeddingInputs
 from grit_integrations.training.rows.dense_prompts import DenseBatch
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class GritModule(nn.Module):
@@ -39,7 +39,7 @@ class GritModule(nn.Module):
         self.dtype = dtype
         self._view = (bidirectional_view(lm.model),)  # in a tuple: its parameters are the decoder's
 
-    def forward(self, work: Callable[[GritModule], T]) -> T:
+    def forward(self, work: Callable[[GritModule], _T]) -> _T:
         """Return `work(self)`.
 
         This is the one door to the parameters: wrappers for several processes (DDP, FSDP) watch it.

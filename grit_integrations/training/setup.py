@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError, DataError
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
-from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
+from grit_integrations.evaluation.row_kinds import Pair, TextRow, parse_pair, parse_text
 from grit_integrations.prompts.formats import USER, Segment, Special
 from grit_integrations.reranking.wording import verdict_ids
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
@@ -27,8 +27,8 @@ from grit_integrations.training.objectives.generative import GenerativeObjective
 from grit_integrations.training.objectives.objective import Context, Objective
 from grit_integrations.training.objectives.rag import RagObjective
 from grit_integrations.training.objectives.reranking import RerankingObjective
-from grit_integrations.training.rows.question_rows import Question, parse_question
-from grit_integrations.training.rows.row_files import Content, RowFile, open_files, open_mixed, row_files
+from grit_integrations.training.rows.question_rows import QuestionRow, parse_question
+from grit_integrations.training.rows.row_files import FileContent, RowFile, open_files, open_mixed, row_files
 from grit_integrations.training.rows.stream import BatchPlan, Stream
 from grit_integrations.training.start import causal_lm
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer, train_tokenizer
@@ -48,11 +48,11 @@ class Files:
     """The opened rows of all streams."""
 
     pairs: list[RowFile[Pair]]
-    texts: list[RowFile[Text]]
+    texts: list[RowFile[TextRow]]
     reranking: list[RowFile[Pair]]
-    rag: list[RowFile[Question]]
+    rag: list[RowFile[QuestionRow]]
 
-    def contents(self) -> dict[str, Content]:
+    def contents(self) -> dict[str, FileContent]:
         """Return what every file holds, by stream and name."""
         streams: dict[str, Sequence[RowFile[Any]]]
         streams = {"embedding": self.pairs, "generative": self.texts, "reranking": self.reranking, "rag": self.rag}
@@ -253,7 +253,7 @@ def _tokenizer_texts(files: Files) -> list[str]:
     return texts + [file[index].query for file in files.pairs for index in range(0, len(file), step)]
 
 
-def _spread(files: Sequence[RowFile[Text]], count: int) -> list[str]:
+def _spread(files: Sequence[RowFile[TextRow]], count: int) -> list[str]:
     """Return about `count` texts, evenly from all files."""
     step = max(1, sum(map(len, files)) // count)
     return [file[index].turns[0] for file in files for index in range(0, len(file), step)]

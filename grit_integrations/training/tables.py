@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 
 from grit_integrations.errors import ConfigError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def build(kind: type[T], table: dict[str, Any], where: str = "") -> T:
+def build(kind: type[_T], table: dict[str, Any], where: str = "") -> _T:
     """Return the dataclass `kind` with a table's values; what the table leaves out has its default.
 
     Raises:

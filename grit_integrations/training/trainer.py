@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from grit_integrations.errors import ConfigError, TrainingDivergedError
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training import checkpoints, setup
-from grit_integrations.training.checkpoints import Progress, newest_checkpoint, trained_tensors
+from grit_integrations.training.checkpoints import RunProgress, newest_checkpoint, trained_tensors
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.distribution import Distribution
 from grit_integrations.training.export import export_model, model_card, write_atomically
@@ -103,7 +103,7 @@ class Run:
             raise ConfigError("bag_steps and [lora] do not work with FSDP. Remove them, or launch without FSDP.")
         files = setup.open_data(config)
         self._same = checkpoints.identity(config, files.contents(), self.distribution.processes.count)
-        self.progress = checkpoints.read_progress(checkpoint, self._same) if checkpoint else Progress()
+        self.progress = checkpoints.read_progress(checkpoint, self._same) if checkpoint else RunProgress()
         with self.distribution.first():
             self.encoder = PromptEncoder(setup.make_tokenizer(config, files, self.out / "tokenizer"))
         dtype = setup.choose_precision(config.precision, self.distribution.device)

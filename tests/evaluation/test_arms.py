@@ -9,24 +9,24 @@ from question_sets import DISTRACTORS, PASSAGES, QUESTIONS
 
 from grit_integrations import GritLM
 from grit_integrations.evaluation.answer_figures import answer_figures, answer_records, answer_tables
-from grit_integrations.evaluation.arms import FREE, WITH_DOCUMENTS, Answerer, Arm, all_arms
+from grit_integrations.evaluation.arms import FREE, WITH_DOCUMENTS, Arm, ArmRunner, all_arms
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
 from grit_integrations.evaluation.scope import EvaluationOptions
-from grit_integrations.evaluation.sets import Question, QuestionSet
+from grit_integrations.evaluation.sets import HeldOutQuestion, QuestionSet
 from grit_integrations.options import CACHINGS
 
 
 def questions(*, answerable: bool) -> QuestionSet:
     asked = tuple(
-        Question(text, f"{title} {PASSAGES[title]}", title, answer)
+        HeldOutQuestion(text, f"{title} {PASSAGES[title]}", title, answer)
         for title, text, answer in QUESTIONS
         if bool(answer) == answerable
     )
     return QuestionSet("tiny", asked, (*(f"{title} {text}" for title, text in PASSAGES.items()), *DISTRACTORS))
 
 
-def answerer(grit: GritLM, *, answerable: bool = True) -> Answerer:
-    return Answerer(grit, questions(answerable=answerable), cachings=CACHINGS)
+def runner(grit: GritLM, *, answerable: bool = True) -> ArmRunner:
+    return ArmRunner(grit, questions(answerable=answerable), cachings=CACHINGS)
 
 
 def test_every_mode_is_compared_and_off_has_every_method() -> None:
@@ -43,7 +43,7 @@ def test_every_mode_is_compared_and_off_has_every_method() -> None:
 
 
 def test_the_model_is_given_what_it_finds_itself(mini: GritLM) -> None:
-    asked = answerer(mini)
+    asked = runner(mini)
     for question in asked.found.questions:
         best = asked.documents(question, "top 3")
         assert len(best) == 3
@@ -55,7 +55,7 @@ def test_the_model_is_given_what_it_finds_itself(mini: GritLM) -> None:
 
 def test_stored_documents_are_read_and_prefix_changes_no_answer(tiny: GritLM) -> None:
     """On random weights, whose greedy answers differ from question to question."""
-    asked = answerer(tiny)
+    asked = runner(tiny)
     arms = [arm for arm in all_arms(EvaluationOptions(quotes=())) if arm.documents in ("gold", "top 3")]
     found = answer_figures(asked, arms, seed=0)
     by_arm = {(each["documents"], each["caching"], each["precision"]): each for each in found["arms"]}
@@ -71,9 +71,9 @@ def test_stored_documents_are_read_and_prefix_changes_no_answer(tiny: GritLM) ->
 
 
 def test_a_question_too_long_for_one_mode_is_left_out_of_all(tiny: GritLM) -> None:
-    long = Question("What?", "word " * 5000, "", "word")
+    long = HeldOutQuestion("What?", "word " * 5000, "", "word")
     found = replace(questions(answerable=True), questions=(*questions(answerable=True).questions, long))
-    asked = Answerer(tiny, found, cachings=("off", "doc"))
+    asked = ArmRunner(tiny, found, cachings=("off", "doc"))
     figures = answer_figures(asked, all_arms(EvaluationOptions(cachings=("off", "doc"), quotes=())), seed=0)
     assert figures["left out, too long for the window"]["gold"] == 1
     assert {each["questions"] for each in figures["arms"] if each["documents"] == "gold"} == {5}
@@ -81,7 +81,7 @@ def test_a_question_too_long_for_one_mode_is_left_out_of_all(tiny: GritLM) -> No
 
 def test_an_arm_is_answered_once(mini: GritLM) -> None:
     counted: list[int] = []
-    asked = Answerer(mini, questions(answerable=True), cachings=CACHINGS, advance=counted.append)
+    asked = ArmRunner(mini, questions(answerable=True), cachings=CACHINGS, advance=counted.append)
     first = asked.answers(Arm("gold"))
     assert sum(counted) == 5
     assert asked.answers(Arm("gold")) is first
@@ -90,12 +90,12 @@ def test_an_arm_is_answered_once(mini: GritLM) -> None:
 
 def test_the_callers_model_keeps_its_mode_and_store(mini: GritLM) -> None:
     before = (mini.caching, mini.kv_store)
-    answerer(mini).answers(Arm("gold", "doc"))
+    runner(mini).answers(Arm("gold", "doc"))
     assert (mini.caching, mini.kv_store) == before
 
 
 def test_tables_and_records_hold_every_arm(mini: GritLM) -> None:
-    asked = answerer(mini)
+    asked = runner(mini)
     arms = [Arm("none"), Arm("gold"), Arm("gold", "doc"), Arm("gold", "doc", precision="int8")]
     baselines, table = answer_tables({"tiny": answer_figures(asked, arms, seed=0)})
     assert [row[:3] for row in table.rows] == [
@@ -116,7 +116,7 @@ def test_tables_and_records_hold_every_arm(mini: GritLM) -> None:
 
 @pytest.mark.parametrize("method", ["tokens", "spans", "spans:1"])
 def test_quotes_stand_in_what_was_given(mini: GritLM, method: str) -> None:
-    asked = answerer(mini)
+    asked = runner(mini)
     for answer in asked.answers(Arm("top 3", "doc", method)):
         documents = asked.documents(answer.question, "top 3")
         assert answer.quote is not None
@@ -125,7 +125,7 @@ def test_quotes_stand_in_what_was_given(mini: GritLM, method: str) -> None:
 
 
 def test_refusal_is_measured_on_both_kinds(mini: GritLM) -> None:
-    sides = [answerer(mini)], [answerer(mini, answerable=False)]
+    sides = [runner(mini)], [runner(mini, answerable=False)]
     figures = refusal_figures(*sides, ("tokens",), seed=0)
     assert (figures["answerable questions"], figures["unanswerable questions"]) == (5, 2)
     assert 0 <= figures["auc"]["tokens"]["low"] <= figures["auc"]["tokens"]["high"] <= 1

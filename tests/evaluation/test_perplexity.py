@@ -11,13 +11,13 @@ from grit_integrations import GritLM
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.evaluation.nats import response_nats
 from grit_integrations.evaluation.perplexity import perplexity_figures, perplexity_table
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.evaluation.triples import load_triples, triple_figures, triple_table
 from grit_integrations.prompts.formats import rag_prompt
 
 TEXTS = (
-    Text(("The mill stands by the river and grinds wheat.",)),
-    Text(("Snow fell for nine days in March, and the road was closed.",)),
+    TextRow(("The mill stands by the river and grinds wheat.",)),
+    TextRow(("Snow fell for nine days in March, and the road was closed.",)),
 )
 
 
@@ -33,8 +33,8 @@ def test_nats_are_those_of_training(mini: GritLM) -> None:
 
 
 def test_only_responses_count_and_none_is_said(tiny: GritLM) -> None:
-    asked = Text((rag_prompt("What fell?", ["Snow fell."]), "Snow"))
-    cut = Text(("word " * 600, "answer " * 600))
+    asked = TextRow((rag_prompt("What fell?", ["Snow fell."]), "Snow"))
+    cut = TextRow(("word " * 600, "answer " * 600))
     found = perplexity_figures(tiny, {"human": [asked], "text": TEXTS, "long": [cut]}, seed=0)
     assert found["human"]["tokens"] == tiny.count_tokens("Snow") + 1
     table = perplexity_table(found)

@@ -17,7 +17,7 @@ from torch import Tensor
 from grit_integrations import GritLM
 from grit_integrations.engine.encoder import pool
 from grit_integrations.evaluation.labelled_texts import text_batch
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.options import POOLINGS
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.attention_masks import bidirectional_then_causal, causal_then_bidirectional
@@ -79,7 +79,7 @@ def test_what_an_embedding_prompt_sees_of_its_last_token(
 @pytest.mark.parametrize(("attention", "sees"), [("bbcc", False), ("bbbc", True)])
 def test_what_a_conversation_sees_of_its_question(tmp_path: Path, attention: Attention, sees: bool) -> None:
     run = random_run(tmp_path, attention)
-    batch = text_batch(run.encoder, [Text(("Where is the mill?", "By the hill."))], longest=60)
+    batch = text_batch(run.encoder, [TextRow(("Where is the mill?", "By the hill."))], longest=60)
     answer = int((batch.labels[0] != -100).int().argmax())
     question, response = (
         dataclasses.replace(batch, ids=batch.ids.clone()),

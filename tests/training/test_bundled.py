@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from grit_integrations import GritLM
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.evaluation.nats import CausalLM, response_nats
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.training.config import RerankingConfig
 from grit_integrations.training.export import grit_config
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
@@ -66,6 +66,6 @@ def test_passages_are_judged() -> None:
 def test_english_is_likelier_than_its_words_in_disorder(mini: tuple[CausalLM, PromptEncoder]) -> None:
     plain = "The Moon is much smaller than the Earth, and it has no atmosphere of its own."
     shuffled = "own the than atmosphere Moon it and. of no much Earth, has is smaller its The the"
-    nats, worse = (response_nats(*mini, [Text((text,))]) for text in (plain, shuffled))
+    nats, worse = (response_nats(*mini, [TextRow((text,))]) for text in (plain, shuffled))
     assert nats < worse - 0.5
     assert nats < 6.5

@@ -13,8 +13,8 @@ from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError, DataError
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.evaluation.nats import response_nats
-from grit_integrations.evaluation.row_kinds import Text
-from grit_integrations.training.kto import KtoSettings, as_examples, parse_judged, train_kto
+from grit_integrations.evaluation.row_kinds import TextRow
+from grit_integrations.training.kto import KtoSettings, as_examples, parse_rated, train_kto
 from grit_integrations.training.rows.row_files import RowFile
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
 from grit_integrations.training.start.causal_lm import load_model
@@ -37,7 +37,7 @@ def test_liked_answers_become_likelier_and_the_model_still_embeds(trained: Train
     settings = KtoSettings(learning_rate=2e-3, epochs=4, batch=4, cpu=True)
     out = train_kto(trained.result.model, judged(tmp_path / "rows.jsonl"), tmp_path / "out", settings)
     texts = {
-        colour: [Text((f"What colour is the mill of {p}?", colour)) for p in PLACES] for colour in ("Red.", "Grey.")
+        colour: [TextRow((f"What colour is the mill of {p}?", colour)) for p in PLACES] for colour in ("Red.", "Grey.")
     }
     gaps = []
     for path in (trained.result.model, out):
@@ -64,13 +64,13 @@ def test_examples_are_the_ids_of_our_own_prompts(trained: Trained, tmp_path: Pat
         {"prompt": "Where?\n", "completion": "\nSouth.", "label": False},
         {"prompt": "Where? " * 90, "completion": "South.", "label": False},
     ]
-    file = RowFile(write(tmp_path / "rows.jsonl", rows), parse_judged)
+    file = RowFile(write(tmp_path / "rows.jsonl", rows), parse_rated)
     examples = as_examples(file, encoder, window=60)
     assert [example["label"] for example in examples] == [True, False]  # the last does not fit
     for example, turns in zip(
         examples, (("Where?", "North.", "When?", "Later."), ("Where?\n", "\nSouth.")), strict=True
     ):
-        assert example["prompt_ids"] + example["completion_ids"] == encoder.conversation(Text(turns))[0]
+        assert example["prompt_ids"] + example["completion_ids"] == encoder.conversation(TextRow(turns))[0]
         assert example["completion_ids"] == [*encoder.texts([turns[-1]])[0], encoder.tokenizer.eos_token_id]
     with pytest.raises(DataError, match="label true and rows with label false"):
         as_examples(file, encoder, window=12)
@@ -87,7 +87,7 @@ def test_examples_are_the_ids_of_our_own_prompts(trained: Trained, tmp_path: Pat
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: dict[str, object], words: str) -> None:
     with pytest.raises(DataError, match=f"line 1: .*{words}"):
-        RowFile(write(tmp_path / "rows.jsonl", [row]), parse_judged)
+        RowFile(write(tmp_path / "rows.jsonl", [row]), parse_rated)
 
 
 def test_settings_that_cannot_work_are_refused_first(trained: Trained, tmp_path: Path) -> None:

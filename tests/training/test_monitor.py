@@ -11,7 +11,7 @@ from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.evaluation.nats import response_nats
 from grit_integrations.evaluation.ranks import rank_scores
 from grit_integrations.evaluation.retrieval_sets import load_retrieval
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 
 
 def test_the_trained_toy_retrieves_and_expects_its_answers(trained: Trained) -> None:
@@ -23,6 +23,6 @@ def test_the_trained_toy_retrieves_and_expects_its_answers(trained: Trained) -> 
     assert rank_scores(similarity, watched.gold).recall_1 > 5 / len(watched.passages)
     encoder = PromptEncoder(grit.checkpoint.tokenizer.hf)
     plain, odd = (
-        response_nats(grit.lm, encoder, [Text((text,))]) for text in ("The windmill of Arnwick", "zq#xj@kv%wp")
+        response_nats(grit.lm, encoder, [TextRow((text,))]) for text in ("The windmill of Arnwick", "zq#xj@kv%wp")
     )
     assert plain < odd

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from grit_integrations.evaluation.labelled_texts import TextBatch, text_batch
 from grit_integrations.evaluation.nats import response_loss
-from grit_integrations.evaluation.row_kinds import Text
+from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives.objective import Loss, StreamObjective
 
@@ -23,9 +23,9 @@ class TextShare:
 class GenerativeObjective(StreamObjective):
     """Cross-entropy of responses and of plain text."""
 
-    def texts(self) -> Sequence[Text]:
+    def texts(self) -> Sequence[TextRow]:
         """Return the next batch's rows, of all processes, and move on."""
-        rows: Sequence[Text] = next(self.stream)
+        rows: Sequence[TextRow] = next(self.stream)
         return rows
 
     @property

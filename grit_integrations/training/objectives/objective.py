@@ -15,7 +15,7 @@ from grit_integrations.training.module import GritModule
 from grit_integrations.training.rows.batches import Processes
 from grit_integrations.training.rows.stream import Position, Stream
 
-Batch = TypeVar("Batch")
+_Batch = TypeVar("_Batch")
 
 
 class Loss(NamedTuple):
@@ -30,7 +30,7 @@ class Loss(NamedTuple):
     figures: Mapping[str, float] = MappingProxyType({})
 
 
-class Objective(Protocol[Batch]):
+class Objective(Protocol[_Batch]):
     """One stream of training. The trainer knows nothing else of it, so a new one touches the trainer nowhere.
 
     Attributes:
@@ -50,10 +50,10 @@ class Objective(Protocol[Batch]):
     def seek(self, position: Position) -> None:
         """Continue from a position that `position` gave."""
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> _Batch:
         """Return this process's share of the next batch, on the CPU, and move on."""
 
-    def loss(self, module: GritModule, batch: Batch) -> Loss:
+    def loss(self, module: GritModule, batch: _Batch) -> Loss:
         """Return the batch's loss, not yet weighted. Called inside the module's `forward`."""
 
 

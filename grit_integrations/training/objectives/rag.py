@@ -28,7 +28,7 @@ from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives.losses import pointer_loss
 from grit_integrations.training.objectives.objective import Context, Loss, StreamObjective
 from grit_integrations.training.rows.dense_prompts import DenseBatch, DensePrompt, dense_prompt, pad_prompts
-from grit_integrations.training.rows.question_rows import Question, cut_context
+from grit_integrations.training.rows.question_rows import QuestionRow, cut_context
 from grit_integrations.training.rows.stream import CHARACTERS_PER_TOKEN, Stream
 from grit_integrations.training.start.from_nothing.reader import pointer_scores
 
@@ -85,7 +85,7 @@ class RagBatch:
 class RagObjective(StreamObjective):
     """Cross-entropy of answers over all tokens, and over those that quoting allows; and where the pointers look."""
 
-    def __init__(self, settings: RagConfig, stream: Stream[Question], context: Context) -> None:
+    def __init__(self, settings: RagConfig, stream: Stream[QuestionRow], context: Context) -> None:
         super().__init__("rag", settings.weight, stream, context, every=settings.every)
         self.settings = settings
 
@@ -103,11 +103,11 @@ class RagObjective(StreamObjective):
         weight = len(own) * self.context.processes.count / len(examples)
         return rag_batch(fitting, pad=self.context.encoder.pad, vocabulary=vocabulary, weight=weight)
 
-    def _examples(self, questions: Sequence[Question], longest: int, rng: random.Random) -> list[Example]:
+    def _examples(self, questions: Sequence[QuestionRow], longest: int, rng: random.Random) -> list[Example]:
         cut = [cut_context(question, rng, longest=longest) for question in questions]
         return [self._example(each, [other.context for other in cut if other is not each], rng) for each in cut]
 
-    def _example(self, question: Question, others: Sequence[str], rng: random.Random) -> Example:
+    def _example(self, question: QuestionRow, others: Sequence[str], rng: random.Random) -> Example:
         caching: Caching = rng.choices(list(self.settings.caching), list(self.settings.caching.values()))[0]
         documents = [question.context]
         misleading = [text for text in dict.fromkeys(others) if question.answer not in text]

@@ -27,7 +27,7 @@ from grit_integrations.training.rows.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedQuery:
     """A query with passages, the first of which answers it."""
 
     query: str
@@ -76,7 +76,7 @@ class RerankingObjective(StreamObjective):
         order: Order = rng.choices(list(settings.orders), list(settings.orders.values()))[0]
         return self._verdicts(own, order, weight)
 
-    def _verdicts(self, own: Sequence[Judged], order: Order, weight: float) -> RerankingBatch:
+    def _verdicts(self, own: Sequence[JudgedQuery], order: Order, weight: float) -> RerankingBatch:
         encoder, (yes, no) = self.context.encoder, self.verdicts
         rows: list[tuple[DensePrompt, tuple[int, ...]]] = []
         for each in own:
@@ -85,7 +85,7 @@ class RerankingObjective(StreamObjective):
                 rows.append((_row(encoder, parts, ()), (no if index else yes,)))
         return _batch(rows, encoder.pad, tuple(len(each.passages) for each in own), weight)
 
-    def _rankings(self, own: Sequence[Judged], rng: random.Random, weight: float) -> RerankingBatch:
+    def _rankings(self, own: Sequence[JudgedQuery], rng: random.Random, weight: float) -> RerankingBatch:
         encoder = self.context.encoder
         rows: list[tuple[DensePrompt, tuple[int, ...]]] = []
         for each in own:
@@ -122,10 +122,10 @@ class RerankingObjective(StreamObjective):
         return Loss((said + against) * batch.weight, figures)
 
 
-def judged(pair: Pair, rng: random.Random, *, passages: int) -> Judged:
+def judged(pair: Pair, rng: random.Random, *, passages: int) -> JudgedQuery:
     """Return a pair's query with one of its positives and some of its negatives, `passages` at most in all."""
     negatives = rng.sample(pair.negatives, min(len(pair.negatives), passages - 1))
-    return Judged(pair.query, (rng.choice(pair.positives), *negatives))
+    return JudgedQuery(pair.query, (rng.choice(pair.positives), *negatives))
 
 
 def shuffled(passages: Sequence[str], rng: random.Random) -> tuple[list[str], str]:

@@ -28,11 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.json_lines import read_json_lines
+from grit_integrations.evaluation.json_lines import JsonRow, read_json_lines
 from grit_integrations.evaluation.phrases import INSTRUCTIONS, NO_ANSWER
 from grit_integrations.prompts.formats import rag_prompt
-
-Row = dict[str, Any]
 
 HELD_OUT_SOURCES = ("fastapi/fastapi", "openstax/astronomy", "openstax/us-history")
 EVALUATION_PERCENT = 5
@@ -90,12 +88,12 @@ def _grams(text: str, step: int) -> Iterator[int]:
 class Converted:
     """Rows by source, on their way to disk."""
 
-    embedding: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    generative: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    rag: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    retrieval: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    embedding: dict[str, list[JsonRow]] = field(default_factory=lambda: defaultdict(list))
+    generative: dict[str, list[JsonRow]] = field(default_factory=lambda: defaultdict(list))
+    rag: dict[str, list[JsonRow]] = field(default_factory=lambda: defaultdict(list))
+    retrieval: dict[str, list[JsonRow]] = field(default_factory=lambda: defaultdict(list))
     retrieval_passages: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    generation: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    generation: dict[str, list[JsonRow]] = field(default_factory=lambda: defaultdict(list))
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -122,23 +120,23 @@ def convert(source_data: Path, out: Path, *, questions_file: Path | None = None,
     return _write(rows, out, rng)
 
 
-def _read_folder(folder: Path) -> list[Row]:
+def _read_folder(folder: Path) -> list[JsonRow]:
     paths = sorted(p for p in folder.iterdir() if p.name.endswith((".jsonl", ".jsonl.zst")))
     return [row for path in paths for _, row in read_json_lines(path)]
 
 
-def _is_held_out(row: Row) -> bool:
+def _is_held_out(row: JsonRow) -> bool:
     return base_source(row["source"]) in HELD_OUT_SOURCES
 
 
-def _titled_passages(corpus: list[Row], questions: list[Row]) -> list[str]:
+def _titled_passages(corpus: list[JsonRow], questions: list[JsonRow]) -> list[str]:
     held = [row["text"] for row in corpus if _is_held_out(row) or is_evaluation_title(row["title"])]
     human = [row for row in questions if ":" not in row["source"] and row["source"] != "glossary"]
     held += [row["context"] for row in human if is_evaluation_title(row["title"])]
     return held
 
 
-def _add_corpus(rows: Converted, corpus: list[Row], overlap: Overlap, rng: random.Random) -> None:
+def _add_corpus(rows: Converted, corpus: list[JsonRow], overlap: Overlap, rng: random.Random) -> None:
     for row in corpus:
         source = row["source"]
         if overlap.touches(row["text"]):
@@ -151,7 +149,7 @@ def _add_corpus(rows: Converted, corpus: list[Row], overlap: Overlap, rng: rando
             rows.embedding[f"sentence:{source}"].append(pair)
 
 
-def inverse_cloze(text: str, rng: random.Random) -> Row | None:
+def inverse_cloze(text: str, rng: random.Random) -> JsonRow | None:
     """Make a pair of a few words of one sentence and the passage, which keeps that sentence half of the time."""
     sentences = _SENTENCE_END.split(text)
     if len(sentences) < 3:
@@ -177,11 +175,11 @@ def _group(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", base_source(source)).strip("-")
 
 
-def _add_pairs(rows: Converted, pairs: list[Row], overlap: Overlap) -> None:
+def _add_pairs(rows: Converted, pairs: list[JsonRow], overlap: Overlap) -> None:
     for row in pairs:
         source, kind = row["source"], row["source"].split(":", 1)[0]
         query = _ANCHOR.sub("", row["query"])
-        pair: Row = {"query": [instruction_for(source), query], "pos": [row["positive"]]}
+        pair: JsonRow = {"query": [instruction_for(source), query], "pos": [row["positive"]]}
         if kind == "glossary" and not _is_held_out(row):
             rows.embedding[source].append({**pair, "neg": []})
         elif kind == "glossary" or overlap.touches(row["positive"]):
@@ -193,7 +191,7 @@ def _add_pairs(rows: Converted, pairs: list[Row], overlap: Overlap) -> None:
             rows.embedding[source].append({**pair, "neg": []})
 
 
-def _without_held_out_definitions(rows: Converted, questions: list[Row], pairs: list[Row]) -> Iterator[Row]:
+def _without_held_out_definitions(rows: Converted, questions: list[JsonRow], pairs: list[JsonRow]) -> Iterator[JsonRow]:
     """Drop glossary questions that list, beside the right definition, one of a held-out source's glossary."""
     held = [row["positive"] for row in pairs if row["source"].startswith("glossary:") and _is_held_out(row)]
     for row in questions:
@@ -204,7 +202,7 @@ def _without_held_out_definitions(rows: Converted, questions: list[Row], pairs: 
             yield row
 
 
-def _add_questions(rows: Converted, questions: Iterable[Row], overlap: Overlap) -> None:
+def _add_questions(rows: Converted, questions: Iterable[JsonRow], overlap: Overlap) -> None:
     for row in questions:
         source = row["source"]
         context = f"{row['title']} {row['context']}"
@@ -225,7 +223,7 @@ def _add_questions(rows: Converted, questions: Iterable[Row], overlap: Overlap) 
                 rows.embedding[source].append({**pair, "neg": []})
 
 
-def _add_handwritten(rows: Converted, corpus: list[Row], path: Path) -> None:
+def _add_handwritten(rows: Converted, corpus: list[JsonRow], path: Path) -> None:
     held = [row for row in corpus if _is_held_out(row)]
     for number, row in read_json_lines(path):
         answers = [
@@ -288,7 +286,7 @@ def _file_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", source.replace(":", "--")).strip("_")
 
 
-def _dump(path: Path, kept: list[Row]) -> None:
+def _dump(path: Path, kept: list[JsonRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in kept:

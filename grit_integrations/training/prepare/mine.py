@@ -15,19 +15,17 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from grit_integrations.errors import DataError
+from grit_integrations.evaluation.json_lines import JsonRow
 from grit_integrations.evaluation.row_kinds import Pair, parse_pair
 from grit_integrations.model import GritLM
 from grit_integrations.quoting.sentences import sentences
 from grit_integrations.training.rows.question_rows import parse_question
 from grit_integrations.training.rows.row_files import RowFile, row_files
-
-Row = dict[str, Any]
 
 NEGATIVES = 12  # of a query, at most
 LONGEST = 2_000  # characters of a passage that is embedded
@@ -76,7 +74,7 @@ def _answers(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def _mined(model: GritLM, pairs: Sequence[Pair], answers: Mapping[str, set[str]], negatives: int) -> Iterator[Row]:
+def _mined(model: GritLM, pairs: Sequence[Pair], answers: Mapping[str, set[str]], negatives: int) -> Iterator[JsonRow]:
     positives: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
         positives[pair.query].update(pair.positives)
@@ -105,7 +103,7 @@ def _is_right(passage: str, positives: set[str], answers: set[str]) -> bool:
     return passage in positives or any(answer in said for answer in answers)
 
 
-def _sentence_rows(row: Row, answers: Mapping[str, set[str]], negatives: int) -> Iterator[Row]:
+def _sentence_rows(row: JsonRow, answers: Mapping[str, set[str]], negatives: int) -> Iterator[JsonRow]:
     """Yield the sentence of the positive that has the answer, against its others and those of the nearest negatives."""
     wanted = answers.get(row["query"][1], set())
     own = [_sentences(text) for text in row["pos"]]
@@ -123,7 +121,7 @@ def _sentences(text: str) -> list[str]:
     return [text[start:end] for start, end in sentences(text)]
 
 
-def _write(path: Path, rows: Sequence[Row]) -> int:
+def _write(path: Path, rows: Sequence[JsonRow]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return len(rows)

@@ -14,7 +14,7 @@ _LONGEST_SENTENCE = 600  # characters; what is longer is a list or a table witho
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class QuestionRow:
     """A question and a context that holds the answer word for word."""
 
     question: str
@@ -27,7 +27,7 @@ class Question:
         return len(self.question) + len(self.context) + len(self.answer)
 
 
-def parse_question(row: Any) -> Question:
+def parse_question(row: Any) -> QuestionRow:
     """Check and read a row of the RAG stream: `{"question": text, "context": text, "answer": text}`.
 
     Raises:
@@ -42,10 +42,10 @@ def parse_question(row: Any) -> Question:
             raise ValueError(f'"{name}" must be text that is not blank')
     if row["answer"] not in row["context"]:
         raise ValueError(f'"answer" does not stand in "context": {row["answer"][:60]!r}')
-    return Question(row["question"], row["context"], row["answer"])
+    return QuestionRow(row["question"], row["context"], row["answer"])
 
 
-def cut_context(question: Question, rng: random.Random, *, longest: int) -> Question:
+def cut_context(question: QuestionRow, rng: random.Random, *, longest: int) -> QuestionRow:
     """Return the question with whole sentences of its context around the answer.
 
     Args:
@@ -76,7 +76,7 @@ def _grown(spans: Sequence[tuple[int, int]], at: int, rng: random.Random, longes
         low, high = rng.choice(fitting)
 
 
-def _surroundings(question: Question, rng: random.Random, longest: int) -> str:
+def _surroundings(question: QuestionRow, rng: random.Random, longest: int) -> str:
     text, place = question.context, question.context.index(question.answer)
     start = text.rfind(" ", 0, max(0, place - rng.randrange(_AROUND)) + 1) + 1
     return text[start : max(start + max(longest, _AROUND), place + len(question.answer))]

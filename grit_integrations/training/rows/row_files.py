@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.json_lines import decompressed, read_json_lines
-from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
+from grit_integrations.evaluation.row_kinds import Pair, TextRow, parse_pair, parse_text
 
 
 class SizedRow(Protocol):
@@ -23,25 +23,25 @@ class SizedRow(Protocol):
         """The length in characters."""
 
 
-Row = TypeVar("Row", bound=SizedRow)
+AnyRow = TypeVar("AnyRow", bound=SizedRow)
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """What a resumed run compares a file by: its uncompressed bytes."""
 
     size: int
     digest: str
 
 
-class RowFile(Generic[Row]):
+class RowFile(Generic[AnyRow]):
     """One JSONL file, opened lazily: every line is checked once, then only line offsets and sizes stay in memory.
 
     Raises:
         DataError: names the file and the line that is wrong, or the file that has no rows.
     """
 
-    def __init__(self, path: Path, parse: Callable[[Any], Row]) -> None:
+    def __init__(self, path: Path, parse: Callable[[Any], AnyRow]) -> None:
         self.path = path
         self.name = path.name.removesuffix(".zst").removesuffix(".jsonl")
         self._parse = parse
@@ -53,7 +53,7 @@ class RowFile(Generic[Row]):
         if not self._offsets:
             raise DataError(f"{path} has no rows. Remove the file or fill it.")
 
-    def _index(self, stream: BinaryIO) -> Content:
+    def _index(self, stream: BinaryIO) -> FileContent:
         offset, digest = 0, hashlib.blake2b(digest_size=16)
         for number, line in enumerate(stream, start=1):
             if line.strip():
@@ -61,9 +61,9 @@ class RowFile(Generic[Row]):
                 self.sizes.append(self._read(line, number).size)
             offset += len(line)
             digest.update(line)
-        return Content(offset, digest.hexdigest())
+        return FileContent(offset, digest.hexdigest())
 
-    def _read(self, line: bytes, number: int) -> Row:
+    def _read(self, line: bytes, number: int) -> AnyRow:
         try:
             return self._parse(json.loads(line))
         except ValueError as error:
@@ -72,7 +72,7 @@ class RowFile(Generic[Row]):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> AnyRow:
         if self._stream is None:
             self._stream = decompressed(self.path, self.path.open("rb"))
         self._stream.seek(self._offsets[index])
@@ -84,7 +84,7 @@ def row_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.endswith((".jsonl", ".jsonl.zst")))
 
 
-def open_files(folder: Path, parse: Callable[[Any], Row]) -> list[RowFile[Row]]:
+def open_files(folder: Path, parse: Callable[[Any], AnyRow]) -> list[RowFile[AnyRow]]:
     """Open every file of rows in a folder."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Put .jsonl files there, or set data to where they are.")
@@ -94,14 +94,14 @@ def open_files(folder: Path, parse: Callable[[Any], Row]) -> list[RowFile[Row]]:
     return [RowFile(path, parse) for path in paths]
 
 
-def open_mixed(folder: Path) -> tuple[list[RowFile[Pair]], list[RowFile[Text]]]:
+def open_mixed(folder: Path) -> tuple[list[RowFile[Pair]], list[RowFile[TextRow]]]:
     """Open a folder whose files belong to either stream, as the reference's do; the keys of a file's rows tell.
 
     Raises:
         DataError: a file whose first row belongs to neither.
     """
     pairs: list[RowFile[Pair]] = []
-    texts: list[RowFile[Text]] = []
+    texts: list[RowFile[TextRow]] = []
     for path in row_files(folder):
         _, first = next(read_json_lines(path), (0, {}))
         keys = set(first) if isinstance(first, dict) else set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from grit_integrations.errors import DataError
-from grit_integrations.training.rows.row_files import Row, RowFile
+from grit_integrations.training.rows.row_files import AnyRow, RowFile
 
 POOL_BATCHES = 16  # rows are sorted by length inside pools of about this many batches
 CHARACTERS_PER_TOKEN = 4  # a guess that only shapes batches
@@ -34,11 +34,11 @@ class Position:
     batch: int = 0
 
 
-class Stream(Generic[Row]):
+class Stream(Generic[AnyRow]):
     """An endless stream of batches whose order depends on nothing but the files, the plan and the seed."""
 
     def __init__(
-        self, files: Sequence[RowFile[Row]], plan: BatchPlan, *, weights: Mapping[str, float], seed: int | str
+        self, files: Sequence[RowFile[AnyRow]], plan: BatchPlan, *, weights: Mapping[str, float], seed: int | str
     ) -> None:
         self._files = files
         self._plan = plan
@@ -49,7 +49,7 @@ class Stream(Generic[Row]):
         self.position = Position()
         self._order: list[list[tuple[int, int]]] = []
 
-    def __next__(self) -> list[Row]:
+    def __next__(self) -> list[AnyRow]:
         """Return the next batch and move on."""
         if not self._order:
             self._order = self._epoch(self.position.epoch)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grit_integrations.training.rows.question_rows import Question, cut_context, parse_question
+from grit_integrations.training.rows.question_rows import QuestionRow, cut_context, parse_question
 
 ROW = {"question": "What pumps?", "context": "The heart pumps blood.", "answer": "heart"}
 
 
 def test_reads_a_row() -> None:
-    assert parse_question(ROW) == Question("What pumps?", "The heart pumps blood.", "heart")
+    assert parse_question(ROW) == QuestionRow("What pumps?", "The heart pumps blood.", "heart")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ sentences = st.lists(
 def test_the_answer_always_stays(parts: list[str], at: int, longest: int, seed: int) -> None:
     at %= len(parts)
     parts[at] = parts[at].removesuffix(".") + " answer here."
-    question = Question("Where?", " ".join(parts), "answer here")
+    question = QuestionRow("Where?", " ".join(parts), "answer here")
     cut = cut_context(question, random.Random(seed), longest=longest)
     assert cut.answer in cut.context
     assert cut.context in question.context
@@ -53,13 +53,13 @@ def test_the_answer_always_stays(parts: list[str], at: int, longest: int, seed: 
 
 
 def test_a_short_context_is_left_alone_and_zero_leaves_the_sentence() -> None:
-    question = Question("What is it?", "It is a heart. It pumps the blood. It never rests.", "blood")
+    question = QuestionRow("What is it?", "It is a heart. It pumps the blood. It never rests.", "blood")
     assert cut_context(question, random.Random(0), longest=100) is question
     assert cut_context(question, random.Random(0), longest=0).context == "It pumps the blood."
 
 
 def test_a_text_without_sentences_is_cut_around_the_answer() -> None:
-    question = Question("What?", "a b " * 300 + "answer " + "c d " * 300, "answer")
+    question = QuestionRow("What?", "a b " * 300 + "answer " + "c d " * 300, "answer")
     cut = cut_context(question, random.Random(0), longest=120)
     assert "answer" in cut.context
     assert len(cut.context) < 400

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grit_integrations.errors import DataError
-from grit_integrations.evaluation.row_kinds import Pair, Text, parse_pair, parse_text
+from grit_integrations.evaluation.row_kinds import Pair, TextRow, parse_pair, parse_text
 from grit_integrations.training.rows.row_files import RowFile, open_files, open_mixed
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
@@ -137,7 +137,7 @@ def test_empty_and_missing_folders_are_named(tmp_path: Path) -> None:
 def test_instructions_are_stripped_as_the_reference_does() -> None:
     pair = parse_pair({"query": ["\n Find it: \t", " as it is "], "pos": [["", "p"]]})
     assert pair == Pair("Find it", " as it is ", ("p",))
-    assert parse_text({"text": ["do", "done"]}) == Text(("do", "done"))
+    assert parse_text({"text": ["do", "done"]}) == TextRow(("do", "done"))
 
 
 def test_a_folder_may_mix_the_streams(tmp_path: Path) -> None:
