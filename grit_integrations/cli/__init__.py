@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from grit_integrations.cli.commands import app
+from grit_integrations.cli.app import app
 
 __all__ = ["app"]

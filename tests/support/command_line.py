@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from grit_integrations.cli import app
 
+RUN = "from grit_integrations.cli import app; app()"  # the command, for `python -c`
+
 
 def grit(*arguments: object, given: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=given)

@@ -9,18 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from grit_integrations.cli.caching import (
-    CacheSettings,
-    cache_directory,
-    fill,
-    model_cache,
-    print_cache,
-    print_changes,
-    read_settings,
-    write_settings,
-)
-from grit_integrations.cli.models import model_for_store
-from grit_integrations.cli.output import indexing_bar, shown_path
+from grit_integrations.cli.cache_settings import CacheSettings, cache_directory, read_settings, write_settings
+from grit_integrations.cli.console import shown_path
+from grit_integrations.cli.index_cache import fill, model_cache, print_cache, print_changes
+from grit_integrations.cli.model_choice import model_for_store, open_index
+from grit_integrations.cli.progress_bars import indexing_bar
 from grit_integrations.errors import OptionError
 from grit_integrations.ingest import IndexReport, PassageIndex, find_files
 from grit_integrations.ingest.index_card import read_card
@@ -43,19 +36,19 @@ def index_files(out: Console, directory: Path, paths: Sequence[Path], options: I
     """Index files, keep what answers start from, and print what was done.
 
     Raises:
-        IngestError: a wrong path, or a store that cannot be used.
+        IngestError: a wrong path, or an index that cannot be used.
         OptionError: a value that is not possible.
     """
-    find_files(paths)  # a wrong path is refused before a store is made
+    find_files(paths)  # a wrong path is refused before an index is made
     new = read_card(directory) is None
     old = read_settings(directory)
     settings = old.changed(options.caching, options.precision, options.cache_size)
     grit = model_for_store(directory, options.model, options.device)
-    opened = PassageIndex(directory, grit, create=True, passage_tokens=options.passage_tokens)
+    index = PassageIndex(directory, grit, create=True, passage_tokens=options.passage_tokens)
     if not new:
         print_changes(out, old, settings)
     write_settings(directory, replace(settings, filled=False))  # until this run has come to its end
-    _run(out, opened, paths, settings)
+    _run(out, index, paths, settings)
     if new and options.caching is None:
         out.print("[dim]KV cache: off. --caching doc keeps what is read, so that answers start sooner.[/]")
 
@@ -64,14 +57,14 @@ def forget_files(out: Console, directory: Path, paths: Sequence[Path], options: 
     """Remove files from an index and print what was done.
 
     Raises:
-        IngestError: there is no store.
+        IngestError: there is no index.
         OptionError: options that only indexing has.
     """
     if (options.caching, options.precision, options.cache_size) != (None, None, None):
         raise OptionError("--forget reads nothing, so it takes no --caching, --precision or --cache-size. Omit them.")
-    opened = PassageIndex(directory, model_for_store(directory, options.model, options.device))
-    report = opened.forget(paths)
-    _print_report(out, opened, report)
+    index = open_index(directory, options.model, options.device)
+    report = index.forget(paths)
+    _print_report(out, index, report)
     if report.removed and cache_directory(directory).is_dir():
         out.print("[dim]KV blocks of their text stay until they are evicted; grit cache clear deletes all.[/]")
 
@@ -88,7 +81,7 @@ def _run(out: Console, index: PassageIndex, paths: Sequence[Path], settings: Cac
         print_cache(out, settings, kv)
 
 
-def _print_report(out: Console, opened: PassageIndex, report: IndexReport) -> None:
+def _print_report(out: Console, index: PassageIndex, report: IndexReport) -> None:
     parts = [
         f"[{colour}]{len(files)} {what}[/]"
         for what, colour, files in (
@@ -105,4 +98,4 @@ def _print_report(out: Console, opened: PassageIndex, report: IndexReport) -> No
     out.print(f"Files: {', '.join(parts) or 'none to index'}")
     for file, reason in report.failed.items():
         out.print(f"  [red]{escape(shown_path(file))}[/]: {escape(reason)}")
-    out.print(f"Passages: {opened.count():,} in {escape(shown_path(opened.directory))}")
+    out.print(f"Passages: {index.count():,} in {escape(shown_path(index.directory))}")

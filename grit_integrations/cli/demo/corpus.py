@@ -1,4 +1,4 @@
-"""The demo's questions: what is asked, which files answer it, and which answers are right."""
+"""The demo's texts, and its questions: what is asked, which files answer it, and which answers are right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grit_integrations.cli.output import one_line
+from grit_integrations.cli.wrapped_text import one_line
 from grit_integrations.errors import IngestError
 from grit_integrations.ingest import read_file
 
@@ -15,7 +15,7 @@ _LEAST = 4  # characters of an answer that is a part of what is expected
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DemoQuestion:
     """A question, the files that answer it, and words that a right answer has."""
 
     question: str
@@ -25,7 +25,7 @@ class Question:
     def is_answered(self, text: str) -> bool:
         """Whether `text` has the expected words, or is at least half of them and four characters; case is ignored.
 
-        >>> question = Question("Which general laid siege to the Alamo?", ("texas.md",), "General Santa Anna")
+        >>> question = DemoQuestion("Which general laid siege to the Alamo?", ("texas.md",), "General Santa Anna")
         >>> [question.is_answered(text) for text in ("It was general Santa Anna.", "Santa Anna", "Anna", "Houston")]
         [True, True, False, False]
         """
@@ -33,7 +33,20 @@ class Question:
         return expected in said or (len(said) >= max(_LEAST, len(expected) / 2) and said in expected)
 
 
-def read_questions(corpus: Path) -> list[Question]:
+def find_corpus() -> Path:
+    """Return the demo's texts: in the package when it is installed, beside it in the repository.
+
+    Raises:
+        IngestError: they are in neither place.
+    """
+    package = Path(__file__).resolve().parents[2]
+    for place in (package / "corpus", package.parent / "examples" / "corpus"):
+        if (place / "questions.json").exists():
+            return place
+    raise IngestError("The demo's texts are not installed. Run it in a clone of the repository, or give --corpus DIR.")
+
+
+def read_questions(corpus: Path) -> list[DemoQuestion]:
     """Return the questions of a corpus, every one with its expected words in each of its sources.
 
     Raises:
@@ -42,7 +55,7 @@ def read_questions(corpus: Path) -> list[Question]:
     path = corpus / "questions.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        questions = [Question(row["question"], tuple(row["sources"]), str(row["answer"])) for row in rows]
+        questions = [DemoQuestion(row["question"], tuple(row["sources"]), str(row["answer"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IngestError(f"{path} cannot be read as questions ({type(error).__name__}: {error}).") from error
     if not questions:
@@ -51,7 +64,7 @@ def read_questions(corpus: Path) -> list[Question]:
     return questions
 
 
-def _check_answers(questions: Sequence[Question], corpus: Path) -> None:
+def _check_answers(questions: Sequence[DemoQuestion], corpus: Path) -> None:
     for number, question in enumerate(questions, 1):
         name = f"Question {number} ({question.question})"
         expected = _plain(question.answer)

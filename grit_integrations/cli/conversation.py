@@ -1,4 +1,4 @@
-"""Answer questions from a store: retrieve, quote or write, then name the sources."""
+"""Answer questions from an index: retrieve, quote or write, then name the sources."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from grit_integrations.cli.caching import model_cache, read_settings
-from grit_integrations.cli.models import is_bundled
-from grit_integrations.cli.output import WrappedStream, print_reuse, print_sources
-from grit_integrations.cli.quotes import QUOTES_NOTE, QUOTING, print_quote
+from grit_integrations.cli.answer_output import print_quote, print_reuse, print_sources
+from grit_integrations.cli.cache_settings import read_settings
+from grit_integrations.cli.command_options import AnswerOptions
+from grit_integrations.cli.index_cache import model_cache
+from grit_integrations.cli.model_choice import QUOTES_NOTE, QUOTING, is_bundled, open_index
+from grit_integrations.cli.wrapped_text import WrappedStream
 from grit_integrations.errors import ContextOverflowError, IngestError
-from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION, Hit, PassageIndex
-from grit_integrations.options import CANDIDATES, MODES, Caching, Decoding
+from grit_integrations.ingest import Hit, PassageIndex
+from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION
+from grit_integrations.options import CANDIDATES, MODES, Decoding, check_caching
 from grit_integrations.prompts.formats import Message
 from grit_integrations.results import Generation
 
@@ -22,54 +25,44 @@ _MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 
 
 @contextmanager
-def open_answerer(
-    out: Console,
-    store: PassageIndex,
-    *,
-    k: int,
-    rerank: int | None,
-    quote: bool | None,
-    max_tokens: int,
-    caching: Caching | None,
-) -> Iterator[Answerer]:
-    """Open the index's KV cache for answers, in the index's mode unless another is asked for, and close it at the end.
+def open_conversation(out: Console, options: AnswerOptions) -> Iterator[Conversation]:
+    """Open an index and its KV cache for answers, and close the cache at the end.
+
+    Answers are cached in the index's mode unless another is asked for.
 
     Raises:
-        IngestError: the store is empty.
+        IngestError: there is no index, or it is empty.
+        CollectionMismatchError: another model than the one that is asked for made it.
     """
-    wanted = caching or read_settings(store.directory).caching
-    with model_cache(store, wanted) as (opened, _):
-        yield Answerer(out, opened, k=k, rerank=rerank, quote=quote, max_tokens=max_tokens)
+    index = open_index(options.store, options.model, options.device)
+    caching = check_caching(options.caching or read_settings(index.directory).caching)
+    with model_cache(index, caching) as (opened, _):
+        yield Conversation(out, opened, options)
 
 
-class Answerer:
-    """Answers questions on the console and remembers the conversation.
+class Conversation:
+    """Answers questions on the console and remembers what was said.
 
     Args:
         out: where answers are printed.
-        store: what they are from; the caching mode is its model's.
-        k: passages to answer from.
-        rerank: passages to retrieve, of which the model picks the best `k`; 0 retrieves `k` and judges none. By default
-            20 for grit-mini, else 0: a large model's verdicts take time on a CPU.
-        quote: answer with sentences of the passages, not with the model's own text; by default for grit-mini only.
-        max_tokens: the longest answer.
+        index: what they are from; the caching mode is its model's.
+        options: how they are found and written. By default grit-mini reranks and quotes and other models do neither:
+            a large model's verdicts take time on a CPU, and it writes well.
 
     Raises:
-        IngestError: the store is empty.
+        IngestError: the index is empty.
     """
 
-    def __init__(
-        self, out: Console, store: PassageIndex, *, k: int, rerank: int | None, quote: bool | None, max_tokens: int
-    ) -> None:
-        if not store.count():
-            raise IngestError(f"The store at {store.directory} is empty. Fill it with: grit index PATH...")
+    def __init__(self, out: Console, index: PassageIndex, options: AnswerOptions) -> None:
+        if not index.count():
+            raise IngestError(f"The store at {index.directory} is empty. Fill it with: grit index PATH...")
         self.out = out
-        self.store = store
-        self.k = k
-        self.bundled = is_bundled(store.model)
-        self.rerank = (CANDIDATES if self.bundled else 0) if rerank is None else rerank
-        self.quote = self.bundled if quote is None else quote
-        self.decoding = Decoding(max_new_tokens=max_tokens, quote=QUOTING if self.quote else False)
+        self.index = index
+        self.k = options.k
+        self.bundled = is_bundled(index.model)
+        self.rerank = (CANDIDATES if self.bundled else 0) if options.rerank is None else options.rerank
+        self.quote = self.bundled if options.quote is None else options.quote
+        self.decoding = Decoding(max_new_tokens=options.max_tokens, quote=QUOTING if self.quote else False)
         self.history: list[Message] = []
 
     def answer(self, question: str) -> None:
@@ -86,16 +79,16 @@ class Answerer:
         print_sources(self.out, used, judged=bool(self.rerank))
 
     def _retrieve(self, question: str) -> list[Hit]:
-        hits = self.store.search(question, k=max(self.k, self.rerank))
+        hits = self.index.search(question, k=max(self.k, self.rerank))
         if not self.rerank:
             return hits
-        ranking = self.store.model.rerank(question, _texts(hits), top_n=self.k)
+        ranking = self.index.model.rerank(question, _texts(hits), top_n=self.k)
         return [replace(hits[each.index], score=each.score) for each in ranking]
 
     def _quote(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
         """Print the sentences of the passages that answer best."""
         passages = _texts(hits)
-        generation = self.store.model.generate(
+        generation = self.index.model.generate(
             messages, passages, decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
         )
         for quote in generation.quotes:
@@ -106,7 +99,7 @@ class Answerer:
 
     def _write(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
         """Stream the model's own text."""
-        stream = self.store.model.stream(
+        stream = self.index.model.stream(
             messages, _texts(hits), decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
         )
         shown, generation = WrappedStream(self.out), None
@@ -120,7 +113,7 @@ class Answerer:
 
     def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Message]]:
         """Drop the oldest turns, then the farthest passages, until the prompt fits."""
-        grit = self.store.model
+        grit = self.index.model
         room = grit.window - self.decoding.max_new_tokens
         if MODES[grit.caching].embeds_query:  # the instruction is part of the prompt then, and not counted below
             room -= grit.count_tokens(QUERY_INSTRUCTION) + _MARKERS

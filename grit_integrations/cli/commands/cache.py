@@ -1,4 +1,4 @@
-"""The commands of `grit cache`: what a KV cache holds, whether it is whole, and deleting. None loads a model."""
+"""`grit cache`: what a KV cache holds, whether it is whole, and deleting. None loads a model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from grit_integrations.cli.app import DEFAULT_STORE, DebugOption, GritGroup, StoreOption, examples, is_terminal
-from grit_integrations.cli.output import console, counted, disk_size, shown_path
+from grit_integrations.cli.amounts import counted, disk_size
+from grit_integrations.cli.command_group import GritGroup, examples
+from grit_integrations.cli.command_options import DEFAULT_STORE, DebugOption, StoreOption
+from grit_integrations.cli.console import console, is_terminal, print_facts, shown_path
 from grit_integrations.errors import OptionError
 
 if TYPE_CHECKING:
@@ -35,19 +35,14 @@ def stats(
     debug: DebugOption = False,
 ) -> None:
     """Show how many blocks there are, what room they take, and of which model they are."""
-    from grit_integrations.cli.caching import existing_cache
+    from grit_integrations.cli.index_cache import existing_cache
 
     with existing_cache(store) as kv:
         facts = _facts(store, kv)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _shown(facts).items():
-        table.add_row(name, escape(value))
-    console().print(table)
+    print_facts(_shown(facts))
 
 
 @cache_app.command(epilog=examples("grit cache verify", "grit cache verify --store ~/indexes/docs"))
@@ -56,13 +51,14 @@ def verify(*, store: StoreOption = DEFAULT_STORE, debug: DebugOption = False) ->
 
     Exits with 1 if there was a bad one.
     """
-    from grit_integrations.cli.caching import existing_cache, needs_filling
+    from grit_integrations.cli.cache_settings import mark_unfilled
+    from grit_integrations.cli.index_cache import existing_cache
 
     with existing_cache(store) as kv:
         found = kv.verify()
         bad = kv.stats().quarantined  # also what opening it has found
     if bad or found.missing:
-        needs_filling(store)
+        mark_unfilled(store)
     parts = [f"[green]{found.intact:,} intact[/]"]
     parts += [f"[red]{bad:,} quarantined[/]"] if bad else []
     parts += [f"[yellow]{found.missing:,} missing[/]"] if found.missing else []
@@ -81,13 +77,14 @@ def clear(
     debug: DebugOption = False,
 ) -> None:
     """Delete all blocks and the quarantine. The index itself stays as it is."""
-    from grit_integrations.cli.caching import existing_cache, needs_filling
+    from grit_integrations.cli.cache_settings import mark_unfilled
+    from grit_integrations.cli.index_cache import existing_cache
 
     with existing_cache(store) as kv:
         if not yes:
             _confirm(store, kv)
         count = kv.clear()
-    needs_filling(store)
+    mark_unfilled(store)
     console().print(f"Deleted {counted(count, 'block')}.")
 
 
@@ -109,14 +106,15 @@ def delete(
     debug: DebugOption = False,
 ) -> None:
     """Delete some blocks: those of keys, or those of a namespace."""
-    from grit_integrations.cli.caching import existing_cache, needs_filling
+    from grit_integrations.cli.cache_settings import mark_unfilled
+    from grit_integrations.cli.index_cache import existing_cache
 
     if bool(keys) == (namespace is not None):
         raise OptionError("Name what to delete: KEY... or --namespace NAME, one of them. grit cache clear deletes all.")
     with existing_cache(store) as kv:
         count = kv.delete(keys) if keys else kv.delete(namespace=namespace)
     if count:
-        needs_filling(store)
+        mark_unfilled(store)
     without = len(set(keys or ())) - count
     note = f" [dim]{counted(without, 'key')} had none.[/]" if keys and without else ""
     console().print(f"Deleted {counted(count, 'block')}.{note}")
@@ -133,7 +131,7 @@ def _confirm(store: Path, kv: KVCacheStore) -> None:
 
 def _facts(store: Path, kv: KVCacheStore) -> dict[str, Any]:
     """Return what there is to know about a KV cache, sizes in bytes."""
-    from grit_integrations.cli.caching import cache_directory, read_settings
+    from grit_integrations.cli.cache_settings import cache_directory, read_settings
     from grit_integrations.ingest.index_card import read_card
 
     held, settings, card = kv.stats(), read_settings(store), read_card(store)

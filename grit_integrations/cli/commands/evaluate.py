@@ -12,8 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from grit_integrations.cli.app import DebugOption, DeviceOption
-from grit_integrations.cli.output import console, shown_path
+from grit_integrations.cli.command_group import examples
+from grit_integrations.cli.command_options import DebugOption, DeviceOption
+from grit_integrations.cli.console import console, shown_path
 from grit_integrations.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
     from grit_integrations.evaluation.sets import EvaluationSets
     from grit_integrations.model import GritLM
 
+EXAMPLES = examples(
+    "grit evaluate grit-mini --data runs/grit-data --quick",
+    "grit evaluate runs/grit-mini/model --data runs/grit-data --json figures.json --markdown > tables.md",
+    "grit evaluate GritLM/GritLM-7B --data runs/grit-data --parts answers --caching off,doc --device cuda",
+)
+
 
 def _count(flag: str, what: str, shown: str) -> Any:
-    return typer.Option(flag, min=1, help=what, show_default=shown)
+    return typer.Option(flag, min=1, metavar="N", help=what, show_default=shown)
 
 
 def _names(flag: str, what: str, shown: str) -> Any:
@@ -36,7 +43,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            envvar="GRIT_MODEL", metavar="MODEL", help="Directory, hub id, or [bold]grit-mini[/], which comes along."
+            envvar="GRIT_MODEL", metavar="MODEL", help="Directory, hub id, or [bold]grit-mini[/], which is bundled."
         ),
     ],
     *,
@@ -51,12 +58,12 @@ def evaluate(
     answer_sets: Annotated[
         str | None, _names("--answer-sets", "Sets of questions on a passage; may be patterns.", "squad*,selqa*")
     ] = None,
-    queries: Annotated[int | None, _count("--queries", "At most so many queries per retrieval set.", "300")] = None,
+    queries: Annotated[int | None, _count("--queries", "At most N queries per retrieval set.", "300")] = None,
     passages: Annotated[
-        int | None, _count("--passages", "At most so many passages to find something among.", "all")
+        int | None, _count("--passages", "At most N passages to search, right ones included.", "all")
     ] = None,
-    questions: Annotated[int | None, _count("--questions", "At most so many per set of questions.", "150")] = None,
-    rows: Annotated[int | None, _count("--rows", "At most so many per set of held-out text.", "20")] = None,
+    questions: Annotated[int | None, _count("--questions", "At most N per set of questions.", "150")] = None,
+    rows: Annotated[int | None, _count("--rows", "At most N per set of held-out text.", "20")] = None,
     caching: Annotated[str | None, _names("--caching", "Modes to compare answers in.", "all of them")] = None,
     quote: Annotated[
         str | None,
@@ -65,7 +72,7 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="30 questions of each set, 300 passages: a first look.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is drawn at random.")] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every figure here, after each part.")
     ] = None,
@@ -87,7 +94,7 @@ def evaluate(
     names = {"parts": parts, "sets": sets, "answer_sets": answer_sets, "cachings": caching, "quotes": quote}
     sizes = {"queries": queries, "passages": passages, "questions": questions, "rows": rows, "seed": seed}
     options = _options({**{name: _listed(text) for name, text in names.items()}, **sizes}, quick=quick)
-    from grit_integrations.cli.models import load_model
+    from grit_integrations.cli.model_choice import load_model
     from grit_integrations.evaluation.sets import open_sets
 
     grit, opened = load_model(model, device), open_sets(data, options)

@@ -1,0 +1,54 @@
+"""`grit chat`: what it remembers, and who keeps it when a question fails."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import good, grit
+
+from grit_integrations import ContextOverflowError, GritLM
+from grit_integrations.cli.commands import chat
+from grit_integrations.cli.conversation import Conversation
+
+
+def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, passages = [], []
+    stream = tiny.stream
+
+    def spying(self: GritLM, messages: list[object], documents: list[str], **options: object) -> object:
+        prompts.append(messages)
+        passages.append(documents)
+        return stream(messages, documents, **options)
+
+    monkeypatch.setattr(GritLM, "stream", spying)
+    given = "What pumps blood?\n\nAnd at night?\n/new\nWhy do stars shine?\n/quit\nnever asked\n"
+    said = good("chat", "--store", store, "--free", "--max-tokens", 4, given=given)
+    assert [len(messages) for messages in prompts] == [1, 3, 1]
+    assert prompts[1][0].content == "What pumps blood?"  # the history has no passages in it
+    assert [len(documents) for documents in passages] == [2, 2, 2]
+    assert said.count("Sources") == 3
+
+
+def test_chat_quotes_and_ends_with_the_input(store: Path) -> None:
+    said = good("chat", "--store", store, "--quote", given="What pumps blood?\nAnd at night?\n")
+    assert len(re.findall(r"“[^”]+” \[[12]\]", said)) == 2
+
+
+def test_a_person_keeps_the_chat_when_a_question_fails(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = []
+
+    def answer(self: Conversation, question: str) -> None:
+        answered.append(question)
+        raise {"long": ContextOverflowError("too long"), "stop": KeyboardInterrupt()}[question]
+
+    monkeypatch.setattr(Conversation, "answer", answer)
+    assert grit("chat", "--store", store, given="long\nstop\n").exit_code == 1  # a script learns of it
+    assert answered == ["long"]
+    monkeypatch.setattr(chat, "is_terminal", lambda: True)
+    result = grit("chat", "--store", store, given="long\nstop\n")
+    assert result.exit_code == 0
+    assert answered == ["long", "long", "stop"]
+    assert "Error: too long" in result.stderr
+    assert "interrupted" in result.stderr
