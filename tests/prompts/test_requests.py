@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_texts import texts
+from parse_counts import counted
 
 from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, OptionError, PromptError
 from grit_integrations.options import CACHINGS, MODES, Caching
@@ -37,25 +37,6 @@ def test_cached_documents_are_hits_for_a_conversation_too(tiny: GritLM, caching:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What pumps?"}]
     report = grit.generate(turns, [text], decoding=Decoding(max_new_tokens=1)).cache
     assert report.hits >= 1
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count how often prompts are laid out, planned and merged, and how often each text is checked."""
-    import grit_integrations.prompts.formats as formats
-    import grit_integrations.prompts.requests as requests
-
-    calls: Counter[str] = Counter()
-
-    def count(module: Any, name: str, label: Any) -> None:
-        original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, **o: (calls.update([label(*a)]), original(*a, **o))[1])
-
-    for name in ("lay_out", "plan_prompt", "merge_turns"):
-        count(requests, name, lambda *_, name=name: name)
-    for module in (formats, requests):
-        count(module, "check_characters", lambda text, _: f"check {text[:12]}")
-    count(requests, "check_text", lambda text, _: f"check_text {text[:12]}")
-    return calls
 
 
 def test_a_prompt_is_parsed_once_however_often_it_is_asked_about(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
