@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from grit_integrations.errors import OptionError
-from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import Decoding, Options, Reranking
 
 _NAMES = {"max_new_tokens": "max_tokens"}  # what LangChain's users call an option
@@ -42,7 +41,7 @@ else:
     _RerankingFields = create_model("_RerankingFields", **_fields_of(Reranking))
 
 
-class OptionFields(ModelSource):
+class OptionFields(BaseModel):
     """An adapter whose fields hold the options of one kind."""
 
     _kind: ClassVar[type[Options]]
@@ -91,10 +90,6 @@ class OptionFields(ModelSource):
     @classmethod
     def _option_names(cls) -> set[str]:
         return {*cls._kind.names(), cls._whole}
-
-    @classmethod
-    def _constructor_names(cls) -> set[str]:
-        return super()._constructor_names() | cls._option_names()
 
 
 class DecodingFields(OptionFields, _DecodingFields):
