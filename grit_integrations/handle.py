@@ -7,9 +7,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from grit_integrations.engine.engine import fingerprint_of, shared_engine, unload_engine, unload_engines
 from grit_integrations.engine.model_settings import ModelSettings

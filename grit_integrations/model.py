@@ -7,9 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypedDict
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from grit_integrations.engine.block_cache import total_report
 from grit_integrations.engine.calls import in_thread, wait

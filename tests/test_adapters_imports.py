@@ -16,7 +16,7 @@ TWINS = ("langchain", "llama_index")
 # What adapters may import of the core, for types alone included.
 ALLOWED = {
     "": {"__version__"},
-    "model": {"GenerationOptions", "GritLM"},
+    "model": {"GenerationOptions", "GritLM", "PromptOptions"},
     "results": {"Generation", "GenerationChunk", "Quote", "Ranked", "TokenLogprob", "Usage", "Vectors"},
     "options": {
         *("Decoding", "Options", "Pooling", "Reranking"),
@@ -25,7 +25,8 @@ ALLOWED = {
     "errors": {name for name in vars(grit_integrations.errors) if name.endswith("Error")},
     "loading.sources": {"BUNDLED_NAME", "default_device", "default_source"},
     "engine.streaming": {"GenerationStream"},
-    "prompts.formats": {"Message", "Role", "check_characters", "check_text"},
+    "prompts.formats": {"Message", "Messages", "Role", "check_characters", "check_text"},
+    "prompts.requests": {"Prompt"},
 }
 
 

@@ -16,7 +16,7 @@ from grit_integrations.engine.jobs import JUDGE, Job, fail, settle
 from grit_integrations.engine.prefill import Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
 from grit_integrations.kv.cache import PreallocatedLayer
-from grit_integrations.loading.attention import check_takes_masks
+from grit_integrations.loading.kernels import check_takes_masks
 from grit_integrations.prompts.plan import PlannedBlock
 
 if TYPE_CHECKING:

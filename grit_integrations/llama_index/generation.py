@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from grit_integrations.errors import OptionError
 from grit_integrations.llama_index.documents import document_texts
 from grit_integrations.options import Caching, Decoding, check_caching
+from grit_integrations.prompts.formats import Message, Messages
+from grit_integrations.prompts.requests import Prompt
 
 if TYPE_CHECKING:
-    from grit_integrations.model import GenerationOptions
+    from grit_integrations.model import GenerationOptions, PromptOptions
 
-_NAMES = [*Decoding.names(), "decoding", "documents", "caching", "query_instruction", "quotable"]
+_NAMES = [*Decoding.names(), "decoding", "documents", "caching", "query_instruction", "quotable", "prepared"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class LLMCall:
     caching: Caching | None
     query_instruction: str
     quotable: Sequence[tuple[int, int]] | None
+    prepared: Prompt | None  # by `GritLLM.prepare`: messages, documents and how they are read
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: str | None) -> LLMCall:
@@ -44,13 +47,22 @@ class LLMCall:
             caching=None if mode is None else check_caching(mode),
             query_instruction=overrides.get("query_instruction") or "",
             quotable=overrides.get("quotable"),
+            prepared=overrides.get("prepared"),
         )
+
+    def asked(self, turns: Sequence[Message]) -> tuple[Messages | Prompt, Sequence[str]]:
+        """Return what the core is asked: the turns and the documents, or the prompt that holds them already."""
+        return (turns, self.documents) if self.prepared is None else (self.prepared, ())
 
     @property
     def options(self) -> GenerationOptions:
         """The core's options."""
+        return {"decoding": self.decoding} if self.prepared else {"decoding": self.decoding, **self.reading}
+
+    @property
+    def reading(self) -> PromptOptions:
+        """The core's options of a prompt."""
         return {
-            "decoding": self.decoding,
             "caching": self.caching,
             "query_instruction": self.query_instruction,
             "quotable": self.quotable,

@@ -33,6 +33,7 @@ from grit_integrations.llama_index.source import GritComponent, as_grit
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, check_caching
 from grit_integrations.prompts.formats import Message
+from grit_integrations.prompts.requests import Prompt
 from grit_integrations.results import Generation
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
     Every endpoint also accepts `documents`, texts to answer from, which start from their cached keys and values;
     `caching`; `query_instruction`, which the question was embedded under (for the `query` modes of caching); and
     `quotable`, of each document where the part begins and ends that may be quoted. A quoted answer comes with its
-    `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too.
+    `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too. A prompt that `prepare` returned
+    is passed on as `prepared` and stands for messages and all of these.
 
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
@@ -147,19 +149,26 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         decoding = asdict(self.decoding)
         return {**payload, "is_chat_model": True, "caching": self.caching or self._model.caching, **decoding}
 
-    def missing_tokens(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> int:
-        """Return how many tokens a call with these arguments has more than fit into the window; 0 if it fits.
+    def prepare(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> Prompt:
+        """Return the prompt of a call with these arguments, parsed once; an endpoint takes it as `prepared=`.
 
-        Reads no weights.
+        Reads no weights. `missing(max_new_tokens)` of it tells how many tokens the window lacks.
+
+        Raises:
+            OptionError: an option that does not exist, or a value outside its range.
+            PromptError: a prompt without text, or a document that is none.
 
         Example:
-            >>> GritLLM("grit-mini").missing_tokens("What pumps the blood?", documents=["The heart pumps blood."])
+            >>> llm = GritLLM("grit-mini", max_new_tokens=4)
+            >>> prompt = llm.prepare("What pumps the blood?", documents=["The heart pumps blood."])
+            >>> prompt.missing(llm.max_new_tokens)
             0
+            >>> llm.complete("What pumps the blood?", prepared=prompt).raw["usage"]["prompt_tokens"] == len(prompt)
+            True
         """
         call = self._call_of(kwargs)
-        messages = self._prompt(prompt, formatted=False) if isinstance(prompt, str) else self._turns(prompt)
-        found = self._model.count_message_tokens(messages, call.documents, caching=call.options.get("caching"))
-        return max(0, found + call.decoding.max_new_tokens - self._model.window)
+        turns = self._prompt(prompt, formatted=False) if isinstance(prompt, str) else self._turns(prompt)
+        return self._model.prompt(turns, call.documents, **call.reading)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -171,28 +180,28 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
             ContextOverflowError: conversation and answer exceed the window.
         """
         call = self._call_of(kwargs)
-        generation = self._model.generate(self._turns(messages), call.documents, **call.options)
+        generation = self._model.generate(*call.asked(self._turns(messages)), **call.options)
         return chat_response(self._finished(generation))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation without blocking the event loop; cancelling the task stops the work."""
         call = self._call_of(kwargs)
-        generation = await self._model.agenerate(self._turns(messages), call.documents, **call.options)
+        generation = await self._model.agenerate(*call.asked(self._turns(messages)), **call.options)
         return chat_response(self._finished(generation))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation piece by piece; the message grows, `delta` is what is new."""
         call = self._call_of(kwargs)
-        stream = self._model.stream(self._turns(messages), call.documents, **call.options)
+        stream = self._model.stream(*call.asked(self._turns(messages)), **call.options)
         return self._read(stream, chat_response, active_span_id.get())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation piece by piece without blocking the event loop."""
         call = self._call_of(kwargs)
-        stream = await self._model.astream(self._turns(messages), call.documents, **call.options)
+        stream = await self._model.astream(*call.asked(self._turns(messages)), **call.options)
         return self._aread(stream, chat_response, active_span_id.get())
 
     @llm_completion_callback()
@@ -205,27 +214,27 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
             ContextOverflowError: prompt, documents and answer exceed the window.
         """
         call = self._call_of(kwargs)
-        return self._finished(self._model.generate(self._prompt(prompt, formatted), call.documents, **call.options))
+        return self._finished(self._model.generate(*call.asked(self._prompt(prompt, formatted)), **call.options))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt without blocking the event loop; cancelling the task stops the work."""
         call = self._call_of(kwargs)
-        messages = self._prompt(prompt, formatted)
-        return self._finished(await self._model.agenerate(messages, call.documents, **call.options))
+        asked = call.asked(self._prompt(prompt, formatted))
+        return self._finished(await self._model.agenerate(*asked, **call.options))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Answer a prompt piece by piece; `text` grows, `delta` is what is new."""
         call = self._call_of(kwargs)
-        stream = self._model.stream(self._prompt(prompt, formatted), call.documents, **call.options)
+        stream = self._model.stream(*call.asked(self._prompt(prompt, formatted)), **call.options)
         return self._read(stream, unchanged, active_span_id.get())
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Answer a prompt piece by piece without blocking the event loop."""
         call = self._call_of(kwargs)
-        stream = await self._model.astream(self._prompt(prompt, formatted), call.documents, **call.options)
+        stream = await self._model.astream(*call.asked(self._prompt(prompt, formatted)), **call.options)
         return self._aread(stream, unchanged, active_span_id.get())
 
     def _call_of(self, overrides: Mapping[str, Any]) -> LLMCall:

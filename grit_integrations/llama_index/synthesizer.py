@@ -28,6 +28,7 @@ from grit_integrations.llama_index.documents import NodeText
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.quotes import QuotedNodes
 from grit_integrations.options import Caching, check_caching
+from grit_integrations.prompts.requests import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -161,9 +162,10 @@ class GritSynthesizer(BaseSynthesizer):
         given = _given(text_chunks, response_kwargs)
         if not given.documents:
             return self._empty_response_generator() if self._streaming else self._empty_response
-        if self._must_fall_back(query_str, given):
+        prompt = self._prepared(query_str, given)
+        if prompt is None:
             return self._other().get_response(query_str, given.documents)
-        answer = self._call("stream_" if self._streaming else "", query_str, given)
+        answer = self._call("stream_" if self._streaming else "", query_str, given, prompt)
         return _deltas(answer, given) if self._streaming else _text(answer, given)
 
     async def aget_response(
@@ -173,9 +175,10 @@ class GritSynthesizer(BaseSynthesizer):
         given = _given(text_chunks, response_kwargs)
         if not given.documents:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
-        if await asyncio.to_thread(self._must_fall_back, query_str, given):
+        prompt = await asyncio.to_thread(self._prepared, query_str, given)
+        if prompt is None:
             return await self._other().aget_response(query_str, given.documents)
-        answer = await self._call("astream_" if self._streaming else "a", query_str, given)
+        answer = await self._call("astream_" if self._streaming else "a", query_str, given, prompt)
         return _adeltas(answer, given) if self._streaming else _text(answer, given)
 
     def _get_prompts(self) -> PromptDictType:
@@ -195,27 +198,32 @@ class GritSynthesizer(BaseSynthesizer):
         """Whether a call with these options quotes."""
         return self._grit_llm._call_of(options).decoding.quoting is not None
 
-    def _must_fall_back(self, query: str, given: _Given) -> bool:
-        """Say whether another synthesizer has to answer, and log why; counts tokens, computes nothing."""
+    def _prepared(self, query: str, given: _Given) -> Prompt | None:
+        """Return the prompt; `None`, and a line in the log, if another synthesizer has to answer."""
         structured = self._output_cls is not None or isinstance(self._llm, StructuredLLM)
-        if self._quotes(given.options):
-            if structured:
-                raise OptionError("A quote cannot be structured output. Leave out quote, or the output class.")
-            return False  # another synthesizer would rewrite what is quoted; what does not fit is an error
+        quotes = self._quotes(given.options)
+        if structured and quotes:
+            raise OptionError("A quote cannot be structured output. Leave out quote, or the output class.")
         if structured:
             logger.info("Structured output is asked for: the documents are joined into a prompt and not cached singly.")
-            return True
-        prompt = self._messages(query) if self._chat_history else query
-        missing = self._grit_llm.missing_tokens(prompt, documents=given.documents, **self._options, **given.options)
-        if missing:
-            logger.warning(
-                "%d documents and the answer exceed the model's window of %d tokens by %d: they are packed into "
-                "several prompts. Retrieve fewer documents, or ask for fewer tokens.",
-                len(given.documents),
-                self._grit_llm.grit.window,
-                missing,
-            )
-        return missing > 0
+            return None
+        options = {"documents": given.documents, **self._options, **given.options}
+        if given.quoted is not None:
+            nodes = [given.quoted.nodes[place] for place in given.places]
+            options["quotable"] = [(node.start, node.end) for node in nodes]
+        prompt = self._grit_llm.prepare(self._messages(query) if self._chat_history else query, **options)
+        decoding = self._grit_llm._call_of(given.options).decoding
+        missing = prompt.missing(decoding.max_new_tokens)
+        if not missing or quotes:  # another synthesizer would rewrite what is quoted; what does not fit is an error
+            return prompt
+        logger.warning(
+            "%d documents and the answer exceed the model's window of %d tokens by %d: they are packed into several "
+            "prompts. Retrieve fewer documents, or ask for fewer tokens.",
+            len(given.documents),
+            prompt.window,
+            missing,
+        )
+        return None
 
     def _other(self) -> BaseSynthesizer:
         return self._fallback or CompactAndRefine(
@@ -225,12 +233,9 @@ class GritSynthesizer(BaseSynthesizer):
             streaming=self._streaming,
         )
 
-    def _call(self, prefix: str, query: str, given: _Given) -> Any:
+    def _call(self, prefix: str, query: str, given: _Given, prompt: Prompt) -> Any:
         """Call the language model: one of its `chat` methods behind a history, else one of its `complete` methods."""
-        options = {"documents": given.documents, **self._options, **given.options}
-        if given.quoted is not None:
-            nodes = [given.quoted.nodes[place] for place in given.places]
-            options["quotable"] = [(node.start, node.end) for node in nodes]
+        options = {**given.options, "prepared": prompt}
         if self._chat_history:
             return getattr(self._grit_llm, f"{prefix}chat")(self._messages(query), **options)
         return getattr(self._grit_llm, f"{prefix}complete")(query, **options)

@@ -11,36 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from grit_integrations.errors import OptionError
-
-NAME = "grit_sdpa"
-_MASKED = (NAME, "sdpa", "eager")  # the kernels that take a mask of any form
+from grit_integrations.loading.kernels import GROUPED
 
 
 def register() -> str:
     """Make the function known to transformers, and return the name by which models ask for it."""
-    AttentionInterface.register(NAME, grouped_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
-
-
-def check_takes_masks(lm: PreTrainedModel) -> None:
-    """Refuse a model whose attention kernel takes no mask.
-
-    Raises:
-        OptionError: with the kernels that do.
-    """
-    name = str(lm.config._attn_implementation)
-    if name not in _MASKED:
-        raise OptionError(
-            f"attn_implementation={name!r} takes no mask, and scoring spans or judging passages needs one. Load the "
-            f"model with one of {', '.join(_MASKED)}; or quote with method='tokens' and rerank with "
-            "method='listwise' or 'embedding'."
-        )
+    AttentionInterface.register(GROUPED, grouped_attention)
+    AttentionMaskInterface.register(GROUPED, sdpa_mask)
+    return GROUPED
 
 
 def grouped_attention(

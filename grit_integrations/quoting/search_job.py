@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grit_integrations.engine.generate_job import ChunksJob
 from grit_integrations.engine.record import GenerationRecord
-from grit_integrations.loading.attention import check_takes_masks
+from grit_integrations.loading.kernels import check_takes_masks
 from grit_integrations.quoting.best_sentence import SentenceSearch
 from grit_integrations.quoting.best_span import SpanSearch
 from grit_integrations.quoting.branches import Branch, TreeReader

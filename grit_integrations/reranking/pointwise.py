@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from grit_integrations.engine.calls import wait
 from grit_integrations.engine.verdicts import JudgeJob
-from grit_integrations.errors import ContextOverflowError, ModelLoadError
-from grit_integrations.options import ORDERS
+from grit_integrations.errors import ContextOverflowError
 from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking.wording import verdict_ids, verdict_parts
@@ -77,19 +76,8 @@ def as_scores(logits: Tensor, score: Score, added: Tensor | float = 0.0) -> list
 
 
 def trained_order(checkpoint: Checkpoint) -> Order:
-    """Return the order of prompts that the checkpoint names in `grit_config.json`, else the reference's.
-
-    Raises:
-        ModelLoadError: there is no such order.
-    """
-    named = checkpoint.grit_config.get("reranking_order", "query-first")
-    for order in ORDERS:
-        if order == named:
-            return order
-    raise ModelLoadError(
-        f"{checkpoint.name}: grit_config.json has reranking_order={named!r}, which this version does not know. "
-        f"Put one of {', '.join(ORDERS)} there, or update grit_integrations."
-    )
+    """Return the order of prompts that the checkpoint names in `grit_config.json`, else the reference's."""
+    return cast("Order", checkpoint.grit_config.get("reranking_order", "query-first"))
 
 
 def _plans(checkpoint: Checkpoint, query: str, passages: Sequence[str], settings: Reranking) -> list[Plan]:
