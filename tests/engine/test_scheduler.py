@@ -20,7 +20,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 
-from grit_integrations import Decoding, GritError, GritLM, unload_all
+from grit_integrations import Decoding, GritError, GritLM, OptionError, unload_all
 
 SHORT = Decoding(max_new_tokens=12)
 
