@@ -1,4 +1,4 @@
-"""Build this folder's markdown from the cleaned passages it was picked from: `python build.py SHARED_DATA`.
+"""Build the markdown of `corpus/` from the cleaned passages it was picked from: `python build_corpus.py SHARED_DATA`.
 
 SHARED_DATA is a folder with `corpus/NAME.jsonl.zst`, one passage per line: `{"title": "Section — Heading", "text": ...,
 "source": ...}`, in the order of the book. Chapters are runs of rows; each section becomes one file. Nothing is
@@ -19,7 +19,7 @@ from string import capwords
 
 import zstandard
 
-HERE = Path(__file__).parent
+CORPUS = Path(__file__).parent / "corpus"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ _ANCHOR = re.compile(r"\s*\{ ?#[^}]*\}")  # FastAPI's headings carry their link 
 def main(data: Path) -> None:
     """Write every chapter's files and print how much there is."""
     for chapter in CHAPTERS:
-        folder = HERE / chapter.folder
+        folder = CORPUS / chapter.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         passages = 0
