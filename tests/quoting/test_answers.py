@@ -157,23 +157,33 @@ def prompt_ids(grit: GritLM, documents: list[str], question: str = "What pumps b
 
 
 def brute_force(grit: GritLM, documents: list[str], longest: int, penalty: float) -> dict[tuple[int, ...], float]:
-    """Score every span by itself: a plain forward pass of prompt and span through the public model."""
+    """Score every span, each time along a longest one: a plain forward pass of prompt and span, without a cache."""
     spans = Spans(grit.checkpoint.tokenizer, documents)
     eos, prompt = grit.checkpoint.tokenizer.eos_id, prompt_ids(grit, documents)
     scores: dict[tuple[int, ...], float] = {}
-    waiting = [()]
+    waiting: list[tuple[int, ...]] = [()]
     while waiting:
         ids = waiting.pop()
-        if len(ids) < longest:
-            waiting += [(*ids, token) for token in spans.allowed(ids) if token != eos]
-        if ids and eos in spans.allowed(ids):
-            with torch.inference_mode():
-                logits = grit.lm(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 :].double()
-            total = 0.0
-            for place, token in enumerate((*ids, eos)):
-                allowed = spans.allowed(ids[:place])
-                total += float(logits[place, allowed].log_softmax(-1)[allowed.index(token)])
-            scores[ids] = total / len(ids) ** penalty
+        longer = [(*ids, token) for token in spans.allowed(ids) if token != eos] if len(ids) < longest else []
+        waiting += longer
+        if ids and not longer:
+            scores |= scores_along(grit, spans, prompt, ids, penalty)
+    return scores
+
+
+def scores_along(
+    grit: GritLM, spans: Spans, prompt: list[int], ids: tuple[int, ...], penalty: float
+) -> dict[tuple[int, ...], float]:
+    """Score `ids` and every beginning of it that is a span too."""
+    eos, scores, total = grit.checkpoint.tokenizer.eos_id, {}, 0.0
+    with torch.inference_mode():
+        logits = grit.lm(torch.tensor([[*prompt, *ids]]), logits_to_keep=len(ids) + 1).logits[0].double()
+    for place, following in enumerate((*ids, eos)):
+        allowed = spans.allowed(ids[:place])
+        logprobs = dict(zip(allowed, logits[place, allowed].log_softmax(-1).tolist(), strict=True))
+        if place and eos in logprobs:
+            scores[ids[:place]] = (total + logprobs[eos]) / place**penalty
+        total += logprobs.get(following, 0.0)  # the last one, cut off by `longest`, may be no span
     return scores
 
 
