@@ -22,7 +22,8 @@ A message says what was found, what was wanted, and the cure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class GritError(Exception):
@@ -55,6 +56,15 @@ class OptionError(GritError, ValueError):
         near = difflib.get_close_matches(name, options, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return cls(f"The option {name!r} is unknown.{hint} Options are {', '.join(options)}.")
+
+    @classmethod
+    def of_pydantic(cls, found: Mapping[str, Any]) -> OptionError:
+        """Return the error for an entry of pydantic's `errors()`: the one that a validator raised, or one by name."""
+        cause = found.get("ctx", {}).get("error")
+        if isinstance(cause, OptionError):
+            return cause
+        what = f"{found['loc'][0]}={found['input']!r} is not possible. " if found["loc"] else ""
+        return cls(f"{what}{found['msg']}.")
 
 
 class CacheError(GritError):

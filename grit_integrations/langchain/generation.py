@@ -19,13 +19,12 @@ from grit_integrations.errors import OptionError
 from grit_integrations.langchain.documents import DocumentText, document_texts
 from grit_integrations.langchain.options import DecodingFields
 from grit_integrations.langchain.quotes import described
+from grit_integrations.langchain.source import PROVIDER, ModelSource
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, Decoding, check_caching
 
 if TYPE_CHECKING:
     from grit_integrations.model import GenerationOptions
-
-PROVIDER = "grit"
 
 # What LangChain's constructors pass to every provider and what has no meaning for a model in this process.
 _REMOTE_ONLY = frozenset({"api_key", "base_url", "default_headers", "max_retries", "request_timeout", "timeout"})
@@ -54,7 +53,7 @@ def _known_mode(value: Any) -> Any:
     return value if value is None else check_caching(value)
 
 
-class GritGenerator(DecodingFields):
+class GritGenerator(DecodingFields, ModelSource):
     """What generates: an adapter with the options of decoding, and a caching mode."""
 
     caching: Annotated[Caching | None, BeforeValidator(_known_mode)] = None

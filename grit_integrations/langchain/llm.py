@@ -17,8 +17,9 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from grit_integrations import __version__
-from grit_integrations.langchain.generation import PROVIDER, GritGenerator
+from grit_integrations.langchain.generation import GritGenerator
 from grit_integrations.langchain.responses import llm_chunk, llm_result
+from grit_integrations.langchain.source import PROVIDER
 
 _TRACING = ("tags", "metadata", "run_name", "run_id")
 

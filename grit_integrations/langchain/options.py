@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from typing_extensions import Self
 
 from grit_integrations.errors import OptionError
-from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import Decoding, Options, Reranking
 
 _NAMES = {"max_new_tokens": "max_tokens"}  # what LangChain's users call an option
@@ -43,7 +42,7 @@ else:
     _RerankingFields = create_model("_RerankingFields", **_fields_of(Reranking))
 
 
-class OptionFields(ModelSource):
+class OptionFields(BaseModel):
     """An adapter whose fields hold the options of one kind."""
 
     _kind: ClassVar[type[Options]]
@@ -92,10 +91,6 @@ class OptionFields(ModelSource):
     @classmethod
     def _option_names(cls) -> set[str]:
         return {*cls._kind.names(), cls._whole}
-
-    @classmethod
-    def _constructor_names(cls) -> set[str]:
-        return super()._constructor_names() | cls._option_names()
 
 
 class DecodingFields(OptionFields, _DecodingFields):

@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.langchain.options import RerankingFields
+from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import check_top_n
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.results import Ranked
@@ -25,7 +26,7 @@ SCORE = "relevance_score"  # where chains and tracers look for it
 OWN = -1  # how LangChain's rerankers spell "as many as the instance says"
 
 
-class GritReranker(RerankingFields, BaseDocumentCompressor):
+class GritReranker(RerankingFields, ModelSource, BaseDocumentCompressor):
     """Put documents in order of relevance with GritLM, whose weights `GritEmbeddings` and `ChatGrit` share.
 
     The options of `Reranking` (`method`, `order`, ...) are fields, and `reranking` is all of them as one value.

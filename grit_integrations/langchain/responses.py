@@ -16,10 +16,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.outputs import Generation as LLMGeneration
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 
-from grit_integrations.langchain.generation import PROVIDER, GenerationCall
 from grit_integrations.langchain.quotes import as_citations, quotes_metadata
+from grit_integrations.langchain.source import PROVIDER
 
 if TYPE_CHECKING:
+    from grit_integrations.langchain.generation import GenerationCall
     from grit_integrations.results import Generation, GenerationChunk, TokenLogprob, Usage
 
 

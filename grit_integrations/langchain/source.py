@@ -23,6 +23,8 @@ from grit_integrations.errors import OptionError
 from grit_integrations.loading.sources import default_device, default_source
 from grit_integrations.model import GritLM
 
+PROVIDER = "grit"
+
 
 def _path_to_str(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -74,7 +76,7 @@ class ModelSource(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _option_error(error) from None
+            raise OptionError.of_pydantic(error.errors(include_url=False)[0]) from None
 
     @model_validator(mode="after")
     def _check_load_options(self) -> Self:
@@ -111,18 +113,12 @@ class ModelSource(BaseModel):
 
     @classmethod
     def _constructor_names(cls) -> set[str]:
-        return {*cls.model_fields, *(alias for field in cls.model_fields.values() for alias in _aliases(field))}
+        aliases = {alias for field in cls.model_fields.values() for alias in _aliases(field)}
+        return {*cls.model_fields, *aliases, *cls._option_names()}
 
-
-def _option_error(error: ValidationError) -> OptionError:
-    """Return what pydantic found as this package's own error, which names the option."""
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, OptionError):
-        return cause
-    where = ".".join(str(step) for step in first["loc"][:1])
-    found = f"{where}={first['input']!r} is not possible. " if where else ""
-    return OptionError(f"{found}{first['msg']}.")
+    @classmethod
+    def _option_names(cls) -> set[str]:
+        return set()  # other names of fields, and of several at once
 
 
 def _aliases(field: Any) -> Iterable[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import OptionError
 from grit_integrations.llama_index.documents import document_texts
@@ -23,10 +23,11 @@ class LLMCall:
     documents: list[str]
     decoding: Decoding
     caching: Caching | None
-    asked: Mapping[str, Any]  # as it was given
+    query_instruction: str
+    quotable: Sequence[tuple[int, int]] | None
 
     @classmethod
-    def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: Caching | None) -> LLMCall:
+    def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: str | None) -> LLMCall:
         """Settle the options of one call, put over those of a component.
 
         Raises:
@@ -38,10 +39,11 @@ class LLMCall:
         single = {name: value for name, value in overrides.items() if name in Decoding.names()}
         whole, mode = overrides.get("decoding"), overrides.get("caching") or caching
         return cls(
-            document_texts(overrides.get("documents")),
-            decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
-            None if mode is None else check_caching(mode),
-            overrides,
+            documents=document_texts(overrides.get("documents")),
+            decoding=decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
+            caching=None if mode is None else check_caching(mode),
+            query_instruction=overrides.get("query_instruction") or "",
+            quotable=overrides.get("quotable"),
         )
 
     @property
@@ -50,6 +52,6 @@ class LLMCall:
         return {
             "decoding": self.decoding,
             "caching": self.caching,
-            "query_instruction": cast(str, self.asked.get("query_instruction") or ""),
-            "quotable": self.asked.get("quotable"),
+            "query_instruction": self.query_instruction,
+            "quotable": self.quotable,
         }

@@ -29,7 +29,7 @@ from grit_integrations.llama_index.generation import LLMCall
 from grit_integrations.llama_index.messages import as_turns
 from grit_integrations.llama_index.options import DecodingComponent
 from grit_integrations.llama_index.responses import chat_response, completion_piece, completion_response, unchanged
-from grit_integrations.llama_index.source import as_grit
+from grit_integrations.llama_index.source import GritComponent, as_grit
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, check_caching
 from grit_integrations.prompts.formats import Message
@@ -44,7 +44,7 @@ Response = TypeVar("Response", ChatResponse, CompletionResponse)
 _TURN_MARKERS = 64
 
 
-class GritLLM(DecodingComponent, LLM):
+class GritLLM(DecodingComponent, GritComponent, LLM):
     """Chat and complete with a GritLM.
 
     The options of `Decoding` (`max_new_tokens`, `temperature`, ...) are fields, and `decoding` is all of them as one
@@ -229,7 +229,7 @@ class GritLLM(DecodingComponent, LLM):
         return self._aread(stream, unchanged, active_span_id.get())
 
     def _call_of(self, overrides: Mapping[str, Any]) -> LLMCall:
-        return LLMCall.of(overrides, self.decoding, None if self.caching is None else check_caching(self.caching))
+        return LLMCall.of(overrides, self.decoding, self.caching)
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[Message]:
         turns = as_turns(messages)

@@ -12,9 +12,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
 from llama_index.core.bridge.pydantic import BaseModel, Field, create_model
+from llama_index.core.schema import BaseComponent
 from typing_extensions import Self
 
-from grit_integrations.llama_index.source import GritComponent
 from grit_integrations.options import Decoding, Options, Reranking
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ else:
     _RerankingFields = create_model("_RerankingFields", **_fields_of(Reranking))
 
 
-class OptionComponent(GritComponent):
+class OptionComponent(BaseComponent):
     """A component whose fields hold the options of one kind."""
 
     _kind: ClassVar[type[Options]]

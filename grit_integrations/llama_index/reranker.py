@@ -18,7 +18,7 @@ from llama_index_instrumentation import get_dispatcher
 from grit_integrations.errors import PromptError
 from grit_integrations.llama_index.documents import embedded_text, read_text
 from grit_integrations.llama_index.options import RerankingComponent
-from grit_integrations.llama_index.source import as_grit, that_of_settings
+from grit_integrations.llama_index.source import GritComponent, as_grit, that_of_settings
 from grit_integrations.model import GritLM
 from grit_integrations.options import check_top_n
 from grit_integrations.results import Ranked
@@ -32,7 +32,7 @@ class RerankedNode(NodeWithScore):
     retrieval_score: float | None = Field(default=None, description="The score before reranking.")
 
 
-class GritRerank(RerankingComponent, BaseNodePostprocessor):
+class GritRerank(RerankingComponent, GritComponent, BaseNodePostprocessor):
     """Put nodes in order of relevance to the query.
 
     The options of `Reranking` (`method`, `order`, ...) are fields, and `reranking` is all of them as one value.

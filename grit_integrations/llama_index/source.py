@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core import Settings
-from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from llama_index.core.schema import BaseComponent
 from typing_extensions import Self
 
@@ -42,7 +42,10 @@ class GritComponent(BaseComponent):
     _model: GritLM = PrivateAttr()
 
     def __init__(self, grit: GritLM, **fields: Any) -> None:
-        super().__init__(**model_fields_of(grit), **fields)
+        try:
+            super().__init__(**model_fields_of(grit), **fields)
+        except ValidationError as error:
+            raise OptionError.of_pydantic(error.errors(include_url=False)[0]) from None
         self._model = grit
 
     @property

@@ -193,8 +193,7 @@ class GritSynthesizer(BaseSynthesizer):
 
     def _quotes(self, options: Mapping[str, Any]) -> bool:
         """Whether a call with these options quotes."""
-        wanted = options.get("quote")
-        return bool(self._grit_llm.decoding.quote if wanted is None else wanted)
+        return self._grit_llm._call_of(options).decoding.quoting is not None
 
     def _must_fall_back(self, query: str, given: _Given) -> bool:
         """Say whether another synthesizer has to answer, and log why; counts tokens, computes nothing."""

@@ -22,7 +22,7 @@ class LangChainRerankerSuite(RerankerSuite[Document]):
 
     @abstractmethod
     def compressor(self, top_n: int) -> BaseDocumentCompressor:
-        """Return the reranker under test, which gives so many documents at most."""
+        """Return the reranker under test, which gives at most `top_n` documents."""
 
     def item(self, passage: Passage) -> Document:
         """Return a document; a retriever's score stands where the reranker's will."""

@@ -16,7 +16,7 @@ class LlamaIndexRerankerSuite(RerankerSuite[NodeWithScore]):
 
     @abstractmethod
     def postprocessor(self, top_n: int) -> BaseNodePostprocessor:
-        """Return the reranker under test, which gives so many nodes at most."""
+        """Return the reranker under test, which gives at most `top_n` nodes."""
 
     def item(self, passage: Passage) -> NodeWithScore:
         """Return a node with the score that a retriever gave it."""

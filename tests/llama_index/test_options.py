@@ -83,6 +83,7 @@ def test_a_rerankers_options_likewise(tiny: GritLM) -> None:
         ({"temperature": float("nan")}, "temperature=nan is not possible"),
         ({"max_tokens": 1.5}, "max_new_tokens=1.5 is not possible"),
         ({"caching": "docs"}, "caching='docs' is unknown"),
+        ({"system_prompt": 3}, "system_prompt=3 is not possible"),
         ({"decodin": None}, "Did you mean 'decoding'"),
         ({"temprature": 1}, "Did you mean 'temperature'"),
     ],

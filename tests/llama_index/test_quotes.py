@@ -13,7 +13,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from pydantic import BaseModel
 
-from grit_integrations import ContextOverflowError, GritLM, OptionError, Quoting
+from grit_integrations import ContextOverflowError, Decoding, GritLM, OptionError, Quoting
 from grit_integrations.llama_index import GritChatEngine, GritEmbedding, GritLLM, GritQueryEngine, GritSynthesizer
 
 Fresh = Callable[..., GritLM]
@@ -124,8 +124,9 @@ def test_a_chat_engine_answers_in_the_nodes_words(fresh: Fresh) -> None:
 
 def test_one_synthesis_may_quote(tiny: GritLM) -> None:
     scored = nodes()
-    response = GritSynthesizer(GritLLM(tiny, max_new_tokens=8)).synthesize(QUESTION, scored, quote=True)
-    check(response, scored)
+    for options in ({"quote": True}, {"decoding": Decoding(max_new_tokens=8, quote=True)}):
+        response = GritSynthesizer(GritLLM(tiny, max_new_tokens=8)).synthesize(QUESTION, scored, **options)
+        check(response, scored)
 
 
 class Title(BaseModel):
