@@ -166,6 +166,9 @@ class GritLM(ModelHandle):
                     "Documents or options were given beside a prompt, which has its own. Give them to prompt()."
                 )
             return messages
+        for name in options:
+            if name not in PromptOptions.__annotations__:
+                raise OptionError.unknown(name, [*PromptOptions.__annotations__, "decoding"])
         engine = self._source.loaded
         recent = [] if engine is None else engine.recent.texts()
         return prompt_of(
@@ -289,8 +292,14 @@ class GritLM(ModelHandle):
         """Note documents that were retrieved; where a later prompt holds one verbatim, it is a block of the KV cache.
 
         The last 100 are remembered, for all objects that share these weights.
+
+        Raises:
+            PromptError: one string, or a document that is no text.
         """
-        self._loaded().recent.add(documents)
+        if isinstance(documents, str):
+            raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
+        texts = [check_characters(text, f"Document {index}") for index, text in enumerate(documents)]
+        self._loaded().recent.add(texts)
 
     def prefetch(self, documents: Sequence[str]) -> None:
         """Bring what is stored of documents from disk into memory, in the background.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,4 +23,5 @@ def progress_bar(
         unit: to what.
         shown: `None` shows it on a terminal only.
     """
-    return tqdm(items, total=total, desc=desc, unit=unit, disable=None if shown is None else not shown, delay=_DELAY)
+    hidden = sys.stderr is None or (None if shown is None else not shown)  # a service may have no stderr
+    return tqdm(items, total=total, desc=desc, unit=unit, disable=hidden, delay=_DELAY)

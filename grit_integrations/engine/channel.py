@@ -10,6 +10,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class ChannelClosedError(Exception):
+    """What a `get` gives that still waited when the consumer's side was closed."""
+
+
 class Channel(Generic[T]):
     """An unbounded queue whose `get` returns a future, so that sync and async consumers share one code path."""
 
@@ -46,19 +50,23 @@ class Channel(Generic[T]):
         """Return a future of the next item; it fails if the producer failed."""
         future: Future[T] = Future()
         with self._lock:
-            if not self._items and self._error is None:
+            if not self._items and self._error is None and not self._closed:
                 self._waiting = future
                 return future
             item = self._items.popleft() if self._items else None
         if item is not None:
             future.set_result(item)
         else:
-            future.set_exception(self._error)
+            future.set_exception(self._error or ChannelClosedError())
         return future
 
     def close(self) -> None:
-        """Tell the producer that nobody reads any more."""
-        self._closed = True
+        """Tell the producer that nobody reads any more; a `get` that waits, in whichever thread, ends."""
+        with self._lock:
+            self._closed = True
+            waiting = self._take_waiting()
+        if waiting is not None:
+            waiting.set_exception(ChannelClosedError())
 
     def _take_waiting(self) -> Future[T] | None:
         """Claim the waiting future, unless its consumer has cancelled it."""

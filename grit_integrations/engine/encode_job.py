@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.jobs import ENCODE, Job, fail, settle
+from grit_integrations.engine.jobs import ENCODE, Job, fail, settle, tell
 from grit_integrations.kv.blocks import KVBlock
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ class EncodeJob(Job):
         return taken
 
     def _finish(self, count: int) -> None:
-        if self._on_progress is not None:
-            self._on_progress(count)
+        tell(self._on_progress, count)
         if not self._waiting:
             settle(self.future, torch.stack([vector for vector in self._vectors if vector is not None]))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -64,6 +65,13 @@ class Job(ABC):
     @abstractmethod
     def cancel(self) -> None:
         """Take the job back, and let go of a caller that waits."""
+
+
+def tell(on_progress: Callable[[int], object] | None, count: int) -> None:
+    """Report progress. What a callback does (a bar without stderr) is its caller's affair, not the job's."""
+    if on_progress is not None:
+        with contextlib.suppress(Exception):
+            on_progress(count)
 
 
 def settle(future: Future[Any], result: Any) -> None:

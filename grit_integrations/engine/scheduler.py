@@ -114,8 +114,22 @@ class Scheduler:
             self._accept(job)
         return True
 
+    def _die(self, cause: BaseException) -> None:
+        with self._lock:
+            self._closed = True
+        while not self._inbox.empty():
+            job = self._inbox.get_nowait()
+            if job is not None:
+                self._accept(job)
+        found = f"{type(cause).__name__}: {cause}"
+        error = GritError(f"The model's thread has ended ({found}). Call unload(), and try again.")
+        error.__cause__ = cause
+        self._fail_all(error)
+
     def _abandon(self) -> None:
-        error = GritError("The model was unloaded before this request was finished. Send it again.")
+        self._fail_all(GritError("The model was unloaded before this request was finished. Send it again."))
+
+    def _fail_all(self, error: GritError) -> None:
         for jobs in self._lanes.values():
             for job in jobs:
                 job.fail(error)
@@ -138,6 +152,10 @@ def _work(reference: weakref.ref[Scheduler], inbox: queue.SimpleQueue[Job | None
             return
         scheduler._accept(job)
         del job
-        if not scheduler._run_until_idle():
-            return
+        try:
+            if not scheduler._run_until_idle():
+                return
+        except BaseException as error:  # a fault of ours: nobody may wait for a thread that has gone
+            scheduler._die(error)
+            raise
         del scheduler

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from grit_integrations.engine.channel import ChannelClosedError
+
 if TYPE_CHECKING:
     from grit_integrations.engine.channel import Channel
     from grit_integrations.results import Generation, GenerationChunk
@@ -30,6 +32,8 @@ class GenerationStream:
             raise StopIteration
         try:
             return self._seen(self._channel.get().result())
+        except ChannelClosedError:  # by another thread, while this one waited
+            raise StopIteration from None
         except BaseException:
             self.close()
             raise
@@ -42,6 +46,8 @@ class GenerationStream:
             raise StopAsyncIteration
         try:
             return self._seen(await asyncio.wrap_future(self._channel.get()))
+        except ChannelClosedError:  # by another task, while this one waited
+            raise StopAsyncIteration from None
         except BaseException:
             self.close()
             raise

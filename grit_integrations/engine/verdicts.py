@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grit_integrations.engine.jobs import JUDGE, Job, fail, settle
+from grit_integrations.engine.jobs import JUDGE, Job, fail, settle, tell
 from grit_integrations.engine.prefill import Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
 from grit_integrations.kv.cache import PreallocatedLayer
@@ -80,8 +80,8 @@ class JudgeJob(Job):
         """Compute at most one block, or else the tails of one batch."""
         self._judge = self._judge or Judge(self._encoder, self._prefill, self._reuses, self._wanted)
         finished = self._judge.step()
-        if finished and self._on_progress is not None:
-            self._on_progress(finished)
+        if finished:
+            tell(self._on_progress, finished)
         if not self._judge.left:
             settle(self.future, self._judge.result())
 

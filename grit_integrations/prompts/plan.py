@@ -89,7 +89,7 @@ def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
         elif isinstance(part, Embedded):
             close(document=False)
             blocks.append(_embedded(part, tokenizer, first=not blocks))
-            before = Segment(part.text)
+            before = Segment(part.text, content=True)
         else:
             own = tokenizer.encode_part(part, before)
             done = 0

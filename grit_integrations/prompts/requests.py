@@ -187,6 +187,12 @@ def embedding_inputs(
         raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
     header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
     room = window - len(header)
+    if room <= 0:
+        raise ContextOverflowError(
+            f"The instruction has {len(header):,} tokens with the words around it; the model's window of {window:,} "
+            "has no room for a text beside them. Shorten the instruction."
+        )
+    texts = list(texts)
     for index, text in enumerate(texts):
         check_text(text, f"{kind} {index}")
         if not truncate:

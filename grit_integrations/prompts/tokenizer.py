@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
-from grit_integrations.prompts.formats import MARKERS, Special, neutralise
+from grit_integrations.prompts.formats import MARKERS, ZERO_WIDTH_SPACE, Segment, Special, neutralise
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
-    from grit_integrations.prompts.formats import Segment, Text
+    from grit_integrations.prompts.formats import Text
 
 _LONG = 256  # characters of a text whose ids are worth remembering
 _MOST_CHARACTERS = 2_000_000  # of all texts remembered
@@ -80,6 +80,8 @@ class PromptTokenizer:
         if isinstance(part, Special):
             return list(self.bos_ids) if part is Special.BOS else [self.eos_id]
         fresh = part.fresh or before is None or isinstance(before, Special)
+        if part.content and isinstance(before, Segment) and before.content and self._meets(before.text, part.text):
+            return self._content([ZERO_WIDTH_SPACE + part.text], fresh=fresh)[0]
         return self._content([part.text], fresh=fresh)[0] if part.content else self._template(part, fresh=fresh)
 
     def token_cuts(self, part: Segment, ids: Sequence[int], before: Text | None) -> list[int]:
@@ -176,6 +178,12 @@ class PromptTokenizer:
             return [list(e.ids) for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
         anchored = self._backend.encode_batch(["\n" + text for text in texts], add_special_tokens=False)
         return [list(encoding.ids[len(self._anchor) :]) for encoding in anchored]
+
+    def _meets(self, before: str, after: str) -> bool:
+        """Whether two texts that stand side by side spell a control sequence across their seam."""
+        longest = max(map(len, self._control)) - 1
+        tail, head = before[-longest:], after[:longest]
+        return any((at := (tail + head).find(word)) >= 0 and at < len(tail) < at + len(word) for word in self._control)
 
     def _template(self, segment: Segment, *, fresh: bool) -> list[int]:
         return self._fresh(segment.text) if fresh else self._continued([segment.text])[0]
