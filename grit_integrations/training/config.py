@@ -16,7 +16,7 @@ from grit_integrations.training.tables import build
 # The reference's four letters: attention over instruction and text when embedding, then when generating. b is
 # bidirectional, c causal. The text that is generated is always causal.
 Attention = Literal["bbcc", "bbbc", "cbcc", "cbbc", "cccc", "ccbc"]
-READER_WORKSPACE = 351  # coordinates that `reader.start_as_reader` divides up
+READER_WORKSPACE = 351  # coordinates that `start/from_nothing/reader.py` divides up
 SMALLEST_VOCABULARY = 256 + 6  # every byte, <pad> <s> </s>, and the three GRIT markers
 HEADER_TOKENS = 4  # at least so many stand before a text in its embedding prompt
 
@@ -269,7 +269,7 @@ def _check_model(config: TrainConfig) -> None:
 
 
 def _check_reader(model: ModelConfig) -> None:
-    """Refuse sizes that `reader.start_as_reader` has no place for."""
+    """Refuse sizes that `start/from_nothing/reader.py` has no place for."""
     wanted = {"layers": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "workspace": READER_WORKSPACE}
     for name, value in wanted.items():
         if getattr(model, name) != value:

@@ -81,12 +81,6 @@ class GritModule(nn.Module):
         states: Tensor = decoder(input_ids=inputs.ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states
 
-    def bag_vectors(self, inputs: EmbeddingInputs) -> Tensor:
-        """Return what `vectors` does while the layers are silent: the mean of the normed token embeddings."""
-        states = self.lm.model.norm(self.lm.model.embed_tokens.weight)  # (vocabulary, dim)
-        picked, rows = inputs.ids[inputs.sample.bool()], inputs.sample.sum(dim=1)
-        return nn.functional.embedding_bag(picked, states, rows.cumsum(0) - rows, mode="mean")
-
     def prompt_states(self, prompts: DenseBatch) -> tuple[Tensor, Tensor]:
         """Return the states of dense prompts, and what goes into the last layer; call it inside `autocast`.
 

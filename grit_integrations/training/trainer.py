@@ -34,8 +34,9 @@ from grit_integrations.training.monitor import Monitor
 from grit_integrations.training.objectives.objective import Context, Objective
 from grit_integrations.training.plots import plot_metrics
 from grit_integrations.training.rows.lengths import warn_of_cuts
+from grit_integrations.training.rows.stream_files import open_data
 from grit_integrations.training.schedule import fall, warmth
-from grit_integrations.training.start.causal_lm import fold_workspace
+from grit_integrations.training.start.start import make_start
 
 logger = logging.getLogger(__name__)
 
@@ -101,13 +102,14 @@ class Run:
         self.distribution = distribution or Distribution(config.device)
         if self.distribution.sharded and (config.bag_steps or config.lora):
             raise ConfigError("bag_steps and [lora] do not work with FSDP. Remove them, or launch without FSDP.")
-        files = setup.open_data(config)
+        files = open_data(config)
         self._same = checkpoints.identity(config, files.contents(), self.distribution.processes.count)
         self.progress = checkpoints.read_progress(checkpoint, self._same) if checkpoint else RunProgress()
         with self.distribution.first():
             self.encoder = PromptEncoder(setup.make_tokenizer(config, files, self.out / "tokenizer"))
         dtype = setup.choose_precision(config.precision, self.distribution.device)
-        self.module = setup.make_module(config, self.encoder, files, dtype)
+        self.start = make_start(config, self.encoder, files)
+        self.module = setup.make_module(config, self.start, dtype)
         if checkpoint is not None:
             checkpoints.load_tensors(checkpoint, self.module, adapters=config.lora is not None)
         window = self.model.config.max_position_embeddings
@@ -173,7 +175,7 @@ class Run:
         """Take one optimiser step over the objectives and return what to log."""
         began = time.monotonic()
         if self.progress.step == self.config.bag_steps:
-            setup.wake_layers(self.config, self.encoder, self.model)
+            self.start.wake(self.model)
         active = self._active()
         self._set_rates()
         self.optimiser.zero_grad(set_to_none=True)
@@ -270,8 +272,7 @@ class Run:
         if self.config.lora is not None:
             save_adapter(self.model, tensors, target / "adapter")
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
-        if self.config.model.workspace:
-            tensors = fold_workspace(tensors, self.config.model.workspace)
+        tensors = self.start.exported(tensors)
         model, reranking = self.config.model, self.config.reranking
         export_model(self.model.config, tensors, self.encoder.tokenizer, target, settings=model, reranking=reranking)
 

@@ -50,16 +50,6 @@ class EmbeddingObjective(StreamObjective):
         return in_chunks(module.vectors, inputs, self.context.config.embedding_chunk)
 
 
-class BagObjective(EmbeddingObjective):
-    """InfoNCE over the token embeddings alone, while the layers are silent; without instructions."""
-
-    def _instructed(self, drawn: float) -> bool:
-        return False
-
-    def _vectors(self, module: GritModule, inputs: EmbeddingInputs) -> Tensor:
-        return module.bag_vectors(inputs)
-
-
 def in_chunks(vectors: Callable[[EmbeddingInputs], Tensor], inputs: EmbeddingInputs, rows: int | None) -> Tensor:
     """Return `vectors(inputs)`, keeping the activations of at most `rows` rows at a time; the gradients are the same.
 

@@ -50,17 +50,3 @@ def gather_rows(own: Tensor, counts: Sequence[int]) -> Tensor:
     parts = [rows[:count] for rows, count in zip(gathered, counts, strict=True)]
     parts[distributed.get_rank()] = own
     return torch.cat(parts)
-
-
-def pointer_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return how many nats heads are from looking at any of the target tokens, the mean over heads and rows.
-
-    Args:
-        scores: (rows, heads, tokens), before the softmax.
-        targets: (rows, tokens) bool; rows without any are left out.
-    """
-    counted = targets.any(dim=1)
-    if not counted.any():
-        return scores.new_zeros(())
-    looked = scores[counted].log_softmax(dim=-1)  # (rows, heads, tokens)
-    return -looked.masked_fill(~targets[counted][:, None], -torch.inf).logsumexp(dim=-1).mean()

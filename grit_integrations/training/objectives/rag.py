@@ -25,12 +25,10 @@ from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.quoting.spans import Spans
 from grit_integrations.training.config import RagConfig
 from grit_integrations.training.module import GritModule
-from grit_integrations.training.objectives.losses import pointer_loss
 from grit_integrations.training.objectives.objective import Context, Loss, StreamObjective
 from grit_integrations.training.rows.dense_prompts import DenseBatch, DensePrompt, dense_prompt, pad_prompts
 from grit_integrations.training.rows.question_rows import QuestionRow, cut_context
 from grit_integrations.training.rows.stream import CHARACTERS_PER_TOKEN, Stream
-from grit_integrations.training.start.from_nothing.reader import pointer_scores
 
 TEMPLATE_TOKENS = 40  # of a prompt, about, beside question and documents
 MOST_TOKENS = 0.9  # of the window: a longer prompt is left out
@@ -121,17 +119,28 @@ class RagObjective(StreamObjective):
         rows, settings = batch.to(module.device), self.settings
         with module.autocast():
             hidden, before = module.prompt_states(rows.prompts)
-            scores = pointer_scores(module.lm, before, rows.prompts, rows.asks, heads=settings.pointers)
+            pointed = self._pointed(module, before, rows)
             counted = rows.labels != IGNORED
             logits = functional.linear(hidden[counted], module.head_weight).float()  # (predicted tokens, vocabulary)
         targets = rows.labels[counted]
         free = functional.cross_entropy(logits, targets)
         quoted = functional.cross_entropy(logits.masked_fill(~rows.allowed, -torch.inf), targets, reduction="none")
         first = quoted[_first(counted, rows.asks)].mean()
-        pointed = pointer_loss(scores, rows.starts)
-        value = settings.free * free + settings.quoted * (quoted.mean() + first) + settings.pointed * pointed
-        parts = {"free": free, "quoted": quoted.mean(), "first": first, "pointed": pointed}
+        value = settings.free * free + settings.quoted * (quoted.mean() + first)
+        parts = {"free": free, "quoted": quoted.mean(), "first": first}
+        if pointed is not None:
+            value = value + settings.pointed * pointed
+            parts["pointed"] = pointed
         return Loss(value * batch.weight, {name: part.item() for name, part in parts.items()})
+
+    def _pointed(self, module: GritModule, before: Tensor, rows: RagBatch) -> Tensor | None:
+        """Return how far the pointers are from the answer's beginning; `None` where the recipe weighs that by 0."""
+        if not self.settings.pointed:
+            return None
+        from grit_integrations.training.objectives.pointers import pointer_loss, pointer_scores
+
+        scores = pointer_scores(module.lm, before, rows.prompts, rows.asks, heads=self.settings.pointers)
+        return pointer_loss(scores, rows.starts)
 
 
 def rag_row(encoder: PromptEncoder, example: Example) -> RagRow:

@@ -18,11 +18,9 @@ from grit_integrations.evaluation.labelled_texts import IGNORED
 from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.config import ModelConfig, RagConfig, config_from_table
-from grit_integrations.training.objectives.losses import pointer_loss
+from grit_integrations.training.objectives.pointers import pointer_loss, pointer_scores
 from grit_integrations.training.objectives.rag import Example, rag_batch, rag_row
-from grit_integrations.training.setup import wake_layers
-from grit_integrations.training.start.causal_lm import fold_workspace
-from grit_integrations.training.start.from_nothing.reader import pointer_scores
+from grit_integrations.training.start.from_nothing.workspace import fold_workspace
 from grit_integrations.training.trainer import Run
 
 READER = ModelConfig(
@@ -93,7 +91,7 @@ def test_an_answer_inside_a_word_costs_nothing(tmp_path: Path, data: Path) -> No
 @pytest.mark.parametrize("caching", ["off", "doc"])
 def test_pointer_scores_are_the_attention_of_the_last_layer(tmp_path: Path, data: Path, caching: Caching) -> None:
     run = Run(recipe(tmp_path / "run", data))
-    wake_layers(run.config, run.encoder, run.model)
+    run.start.wake(run.model)
     rows = [
         rag_row(run.encoder, Example("When was it built?", (text,), 0, "1850", caching))
         for text in ("Built in 1850.", "The mill was built in the year 1850, they say.")
@@ -132,7 +130,7 @@ def test_a_reader_begins_with_the_vectors_of_the_bag(tmp_path: Path, data: Path)
     batch = run.objectives[0].next_batch().passages
     with torch.no_grad():
         before = torch.nn.functional.normalize(run.module.vectors(batch), dim=-1)
-        wake_layers(run.config, run.encoder, run.model)
+        run.start.wake(run.model)
         after = torch.nn.functional.normalize(run.module.vectors(batch), dim=-1)
     # 64 of 416 coordinates are words here; in grit-mini, where 544 of 896 are, it is above 0.99
     assert float((before * after).sum(dim=-1).min()) > 0.8
@@ -140,7 +138,7 @@ def test_a_reader_begins_with_the_vectors_of_the_bag(tmp_path: Path, data: Path)
 
 def test_a_reader_looks_at_neighbours_and_at_the_question(tmp_path: Path, data: Path) -> None:
     run = Run(recipe(tmp_path / "run", data))
-    wake_layers(run.config, run.encoder, run.model)
+    run.start.wake(run.model)
     run.model.set_attn_implementation("eager")
     ids = torch.randint(6, 300, (1, 120), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -202,6 +200,17 @@ def test_a_wrong_row_is_named(tmp_path: Path, data: Path) -> None:
         file.write(json.dumps({"question": "?", "context": "Nothing.", "answer": "something"}) + "\n")
     with pytest.raises(DataError, match=r"mills.jsonl line 61: \"answer\" does not stand in"):
         Run(recipe(tmp_path / "run", data))
+
+
+def test_pointers_that_weigh_nothing_are_not_measured(tmp_path: Path, data: Path) -> None:
+    whole = Run(recipe(tmp_path / "whole", data)).objectives[-1]
+    settings = RagConfig(tokens=400, caching=EVERY_MODE, several=0.3, pointed=0.0)
+    run = Run(recipe(tmp_path / "without", data, rag=settings))
+    loss = run.objectives[-1].loss(run.module, run.objectives[-1].next_batch())
+    expected = whole.loss(run.module, whole.next_batch())
+    assert "pointed" not in loss.figures
+    assert {**expected.figures, **loss.figures} == expected.figures
+    assert loss.value.item() == pytest.approx(expected.value.item() - expected.figures["pointed"], abs=1e-5)
 
 
 def test_an_exported_model_has_the_logits_of_the_trained_one(tmp_path: Path, data: Path) -> None:

@@ -3,7 +3,7 @@
 Verdicts of new layers say nothing for hundreds of steps: no gradient leads to comparing words. Here one group of heads
 of each layer begins with it. The first tells whether a user's turn has begun, so that a cached passage can be told
 from the question behind it. The second lets each word of the question look for its like in the passage. The third
-gathers before the verdict how much of the question was found. Like `reader`, it leaves a plain Mistral.
+gathers before the verdict how much of the question was found. Like `reader.py`, it leaves a plain Mistral.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _compare(group: _Group, table: Tensor, *, seed: int) -> None:
 
 
 def _gather(group: _Group, constant: int, flag: int, one: float, theta: float) -> None:
-    """Let the verdict's position look at the question's words and take their flags; see the windows of `reader`."""
+    """Let the verdict's position look at the question's words and take their flags; see the windows of `reader.py`."""
     amplitude = _BEFORE_LAST * math.sqrt(_WINDOW * math.sqrt(_HEAD)) * one
     group.value[0, flag] = _BEFORE_LAST
     for pair in range(4, 8):

@@ -1,9 +1,9 @@
-"""Attention heads that point: what the last prompt token looks at before the answer's first token is written.
+"""A start from which layers find out how to read: heads that look at neighbours, at the question, and at its like.
 
 A small model learns to answer from a passage once some heads of its last layer look at the place where the answer
-begins and copy it. `pointer_scores` lets a loss say where to look; `start_as_reader` gives new layers a start from
-which they find out: heads that look at the neighbouring words, at the question, and from the question's words at their
-like. Both leave a plain Mistral.
+begins and copy it. `start_as_reader` gives new layers heads that look at the neighbouring words, at the question, and
+from the question's words at their like; `objectives/pointers.py` lets a loss say where they should look. Both leave a
+plain Mistral.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.mistral.modeling_mistral import apply_rotary_pos_emb
 
 from grit_integrations.training.config import READER_WORKSPACE
-from grit_integrations.training.rows.dense_prompts import DenseBatch
 
-# The workspace (`causal_lm.start_as_bag`) of a reader, in coordinates: the embeddings write the first part, layers all.
+# The workspace (`workspace.py`) of a reader, in coordinates: the embeddings write the first part, layers all.
 IDENTITY = 64  # a constant, then a random direction per token, so that function words can be told apart
 NEIGHBOURS = 96  # a projection of the bag of the words around a token; as many coordinates for the question's words
 COPIED = 95  # a projection of the token that a pointer looks at, which the language-model head reads
@@ -36,34 +34,6 @@ _QUESTION = 24.0  # tokens between the question's middle and the prompt's end
 _AWAY = 2.0  # how strongly pointers keep away from the question's own words, in nats per pair
 _WRITTEN = 1.5
 _COPY_LOGIT = 0.4
-
-
-def pointer_scores(lm: Any, before: Tensor, prompts: DenseBatch, asks: Tensor, *, heads: int) -> Tensor:
-    """Return what the last layer's first `heads` heads look at from the prompt's last token, before the softmax.
-
-    Args:
-        lm: a transformers causal LM whose attention is like Mistral's.
-        before: (rows, tokens, hidden), what goes into the last layer.
-        prompts: where tokens stand and what they see.
-        asks: (rows,), the prompts' last positions.
-        heads: how many.
-
-    Returns:
-        (rows, heads, tokens) float32; `-inf` where the token does not look.
-    """
-    layer = lm.model.layers[-1]
-    attention, rows = layer.self_attn, torch.arange(len(asks), device=asks.device)
-    states = layer.input_layernorm(before)
-    cos, sin = lm.model.rotary_emb(states, prompts.positions)  # (rows, tokens, head_dim)
-    keys = attention.k_proj(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    asking = states[rows, asks][:, None]  # (rows, 1, hidden)
-    queries = attention.q_proj(asking).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    _, keys = apply_rotary_pos_emb(keys, keys, cos, sin)
-    queries, _ = apply_rotary_pos_emb(queries, queries, cos[rows, asks][:, None], sin[rows, asks][:, None])
-    shared = queries.shape[1] // keys.shape[1]
-    keys = keys.repeat_interleave(shared, dim=1)[:, :heads]
-    scores: Tensor = (queries[:, :heads] @ keys.transpose(-1, -2)).squeeze(2).float() * attention.scaling
-    return scores.masked_fill(~prompts.seen[rows, 0, asks][:, None], -torch.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +73,7 @@ def start_as_reader(model: Any, codes: Sequence[int], *, workspace_scale: float,
     head that positions hardly rotate, so `rope_theta` should be 1e6.
 
     Args:
-        model: a Mistral from `causal_lm.start_as_bag` with `workspace=READER_WORKSPACE`; changed in place.
+        model: a Mistral from `bag.start_as_bag` with `workspace=READER_WORKSPACE`; changed in place.
         codes: per token, a number that tokens of one word share.
         workspace_scale: by how much the final norm shrinks the workspace.
         seed: of the projections.

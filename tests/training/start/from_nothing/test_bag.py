@@ -10,9 +10,10 @@ from recipes import tiny_recipe
 
 from grit_integrations.engine.encoder import bidirectional_view
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
-from grit_integrations.training import setup
+from grit_integrations.training.objectives.bag import bag_vectors
 from grit_integrations.training.rows.batches import embedding_inputs
-from grit_integrations.training.start.causal_lm import token_codes, token_weights
+from grit_integrations.training.rows.stream_files import open_data
+from grit_integrations.training.start.from_nothing.bag import IDF_DOCUMENTS, token_codes, token_weights
 from grit_integrations.training.trainer import Run
 
 
@@ -27,7 +28,7 @@ def test_the_start_is_a_weighted_bag_of_tokens(tmp_path: Path) -> None:
     vector = run.module.vectors(batch)[0]
     rows = run.encoder.texts([text])[0]
     weights = token_weights(
-        run.encoder.texts(setup._spread(setup.open_data(run.config).texts, setup.IDF_DOCUMENTS)),
+        run.encoder.texts(open_data(run.config).documents(IDF_DOCUMENTS)),
         token_codes(run.encoder.tokenizer),
     )
     table = run.model.model.embed_tokens.weight.detach()
@@ -45,7 +46,7 @@ def test_the_bag_phase_computes_what_the_whole_model_computes(tmp_path: Path) ->
         run.encoder, ["a short one", "one that is rather longer, by the hill"], instruction="", longest=64
     )
     whole = run.module.vectors(batch)
-    short = run.module.bag_vectors(batch)
+    short = bag_vectors(run.model, batch)
     assert torch.allclose(whole, short, atol=1e-5)
 
 

@@ -16,8 +16,9 @@ from grit_integrations.reranking.wording import verdict_ids, verdict_parts
 from grit_integrations.training.config import READER_WORKSPACE
 from grit_integrations.training.rows.dense_prompts import dense_prompt
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer
-from grit_integrations.training.start.causal_lm import load_model, unfold_workspace
+from grit_integrations.training.start.causal_lm import load_model
 from grit_integrations.training.start.from_nothing.judge import start_as_judge
+from grit_integrations.training.start.from_nothing.workspace import unfold_workspace
 
 MINI = Path(str(files("grit_integrations"))) / "bundled" / "grit-mini"
 ANSWERED = {

@@ -1,0 +1,49 @@
+"""The seam between a run and its start: weights as they come, or set by the tricks that a recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.training.config import TrainConfig
+from grit_integrations.training.rows.stream_files import StreamFiles
+from grit_integrations.training.start.causal_lm import load_model, new_model
+
+
+class Start:
+    """Weights as they come: a checkpoint's, or random ones.
+
+    Args:
+        config: the recipe.
+        encoder: of the model's tokenizer.
+    """
+
+    def __init__(self, config: TrainConfig, encoder: PromptEncoder) -> None:
+        self.config = config
+        self.encoder = encoder
+
+    def causal_lm(self) -> Any:
+        """Return the causal LM before its first step, in float32."""
+        if self.config.model.checkpoint is not None:
+            return load_model(self.config.model.checkpoint)
+        return new_model(self.config.model, self.encoder.tokenizer, seed=self.config.seed)
+
+    def wake(self, lm: Any) -> None:
+        """Change `lm` in place when the recipe's `bag_steps` are over."""
+
+    def exported(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return trained tensors as the exported model has them."""
+        return dict(tensors)
+
+
+def make_start(config: TrainConfig, encoder: PromptEncoder, files: StreamFiles) -> Start:
+    """Return the start that a recipe asks for; the tricks are loaded only for those that want them."""
+    new = config.model.checkpoint is None
+    if config.model.workspace or (new and config.model.start != "random"):
+        from grit_integrations.training.start.from_nothing.tricks import StartFromNothing
+
+        return StartFromNothing(config, encoder, files)
+    return Start(config, encoder)
