@@ -217,11 +217,17 @@ class GritRetriever(ModelSource, BaseRetriever):
         try:
             self.grit.cache_documents(texts, progress=progress)
         except ContextOverflowError:
-            grit = self.grit
-            fitting = [text for text in texts if grit.count_message_tokens("?", [text]) < grit.window]
+            fitting = [text for text in texts if self._fits(text)]
             left = len(texts) - len(fitting)
             logger.warning("%d documents are longer than the model's window and are not in its cache.", left)
-            grit.cache_documents(fitting, progress=progress)
+            self.grit.cache_documents(fitting, progress=progress)
+
+    def _fits(self, text: str) -> bool:
+        try:
+            self.grit.stored([text])
+        except ContextOverflowError:
+            return False
+        return True
 
     def _embedding_keeps(self) -> bool:
         embeddings = None if self.vectorstore is None else self.vectorstore.embeddings

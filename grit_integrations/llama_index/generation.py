@@ -9,13 +9,27 @@ from typing import TYPE_CHECKING, Any
 from grit_integrations.errors import OptionError
 from grit_integrations.llama_index.documents import document_texts
 from grit_integrations.options import Caching, Decoding, check_caching
-from grit_integrations.prompts.formats import Message, Messages
-from grit_integrations.prompts.requests import Prompt
 
 if TYPE_CHECKING:
     from grit_integrations.model import GenerationOptions, PromptOptions
+    from grit_integrations.prompts.formats import Message, Messages
+    from grit_integrations.prompts.requests import Prompt
 
-_NAMES = [*Decoding.names(), "decoding", "documents", "caching", "query_instruction", "quotable", "prepared"]
+_NAMES = [*Decoding.names(), "decoding", "documents", "caching", "query_instruction", "quotable"]
+
+
+class PreparedDocuments(list[str]):
+    """The documents of a call whose prompt has been parsed already; `GritLLM.prepare` makes them.
+
+    The framework hands the arguments of a call to its tracers, which write them down as JSON: there these are texts.
+
+    Attributes:
+        prompt: what the model reads: messages, documents, and how they are read.
+    """
+
+    def __init__(self, prompt: Prompt) -> None:
+        super().__init__(prompt.documents)
+        self.prompt = prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,7 @@ class LLMCall:
     caching: Caching | None
     query_instruction: str
     quotable: Sequence[tuple[int, int]] | None
-    prepared: Prompt | None  # by `GritLLM.prepare`: messages, documents and how they are read
+    prepared: Prompt | None
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: str | None) -> LLMCall:
@@ -41,13 +55,14 @@ class LLMCall:
                 raise OptionError.unknown(name, _NAMES)
         single = {name: value for name, value in overrides.items() if name in Decoding.names()}
         whole, mode = overrides.get("decoding"), overrides.get("caching") or caching
+        documents = overrides.get("documents")
         return cls(
-            documents=document_texts(overrides.get("documents")),
+            documents=document_texts(documents),
             decoding=decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
             caching=None if mode is None else check_caching(mode),
             query_instruction=overrides.get("query_instruction") or "",
             quotable=overrides.get("quotable"),
-            prepared=overrides.get("prepared"),
+            prepared=documents.prompt if isinstance(documents, PreparedDocuments) else None,
         )
 
     def asked(self, turns: Sequence[Message]) -> tuple[Messages | Prompt, Sequence[str]]:

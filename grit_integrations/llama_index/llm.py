@@ -25,7 +25,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
 from grit_integrations.llama_index.events import announce
-from grit_integrations.llama_index.generation import LLMCall
+from grit_integrations.llama_index.generation import LLMCall, PreparedDocuments
 from grit_integrations.llama_index.messages import as_turns
 from grit_integrations.llama_index.options import DecodingComponent
 from grit_integrations.llama_index.responses import chat_response, completion_piece, completion_response, unchanged
@@ -33,7 +33,6 @@ from grit_integrations.llama_index.source import GritComponent, as_grit
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, check_caching
 from grit_integrations.prompts.formats import Message
-from grit_integrations.prompts.requests import Prompt
 from grit_integrations.results import Generation
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
     Every endpoint also accepts `documents`, texts to answer from, which start from their cached keys and values;
     `caching`; `query_instruction`, which the question was embedded under (for the `query` modes of caching); and
     `quotable`, of each document where the part begins and ends that may be quoted. A quoted answer comes with its
-    `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too. A prompt that `prepare` returned
-    is passed on as `prepared` and stands for messages and all of these.
+    `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too. The `documents` that `prepare`
+    returned stand for the messages and all of these: their prompt is not parsed again.
 
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
@@ -149,10 +148,10 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         decoding = asdict(self.decoding)
         return {**payload, "is_chat_model": True, "caching": self.caching or self._model.caching, **decoding}
 
-    def prepare(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> Prompt:
-        """Return the prompt of a call with these arguments, parsed once; an endpoint takes it as `prepared=`.
+    def prepare(self, prompt: str | Sequence[ChatMessage], **kwargs: Any) -> PreparedDocuments:
+        """Return the documents of a call with these arguments, and with them its prompt, parsed once.
 
-        Reads no weights. `missing(max_new_tokens)` of it tells how many tokens the window lacks.
+        Reads no weights. `prompt.missing(max_new_tokens)` tells how many tokens the window lacks.
 
         Raises:
             OptionError: an option that does not exist, or a value outside its range.
@@ -160,15 +159,16 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
 
         Example:
             >>> llm = GritLLM("grit-mini", max_new_tokens=4)
-            >>> prompt = llm.prepare("What pumps the blood?", documents=["The heart pumps blood."])
-            >>> prompt.missing(llm.max_new_tokens)
+            >>> documents = llm.prepare("What pumps the blood?", documents=["The heart pumps blood."])
+            >>> documents.prompt.missing(llm.max_new_tokens)
             0
-            >>> llm.complete("What pumps the blood?", prepared=prompt).raw["usage"]["prompt_tokens"] == len(prompt)
+            >>> usage = llm.complete("What pumps the blood?", documents=documents).raw["usage"]
+            >>> usage["prompt_tokens"] == len(documents.prompt)
             True
         """
         call = self._call_of(kwargs)
         turns = self._prompt(prompt, formatted=False) if isinstance(prompt, str) else self._turns(prompt)
-        return self._model.prompt(turns, call.documents, **call.reading)
+        return PreparedDocuments(self._model.prompt(turns, call.documents, **call.reading))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:

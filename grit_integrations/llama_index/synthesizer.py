@@ -25,10 +25,10 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from grit_integrations.errors import OptionError
 from grit_integrations.llama_index.documents import NodeText
+from grit_integrations.llama_index.generation import PreparedDocuments
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.quotes import QuotedNodes
 from grit_integrations.options import Caching, check_caching
-from grit_integrations.prompts.requests import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -162,10 +162,10 @@ class GritSynthesizer(BaseSynthesizer):
         given = _given(text_chunks, response_kwargs)
         if not given.documents:
             return self._empty_response_generator() if self._streaming else self._empty_response
-        prompt = self._prepared(query_str, given)
-        if prompt is None:
+        prepared = self._prepared(query_str, given)
+        if prepared is None:
             return self._other().get_response(query_str, given.documents)
-        answer = self._call("stream_" if self._streaming else "", query_str, given, prompt)
+        answer = self._call("stream_" if self._streaming else "", query_str, given, prepared)
         return _deltas(answer, given) if self._streaming else _text(answer, given)
 
     async def aget_response(
@@ -175,10 +175,10 @@ class GritSynthesizer(BaseSynthesizer):
         given = _given(text_chunks, response_kwargs)
         if not given.documents:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
-        prompt = await asyncio.to_thread(self._prepared, query_str, given)
-        if prompt is None:
+        prepared = await asyncio.to_thread(self._prepared, query_str, given)
+        if prepared is None:
             return await self._other().aget_response(query_str, given.documents)
-        answer = await self._call("astream_" if self._streaming else "a", query_str, given, prompt)
+        answer = await self._call("astream_" if self._streaming else "a", query_str, given, prepared)
         return _adeltas(answer, given) if self._streaming else _text(answer, given)
 
     def _get_prompts(self) -> PromptDictType:
@@ -198,8 +198,8 @@ class GritSynthesizer(BaseSynthesizer):
         """Whether a call with these options quotes."""
         return self._grit_llm._call_of(options).decoding.quoting is not None
 
-    def _prepared(self, query: str, given: _Given) -> Prompt | None:
-        """Return the prompt; `None`, and a line in the log, if another synthesizer has to answer."""
+    def _prepared(self, query: str, given: _Given) -> PreparedDocuments | None:
+        """Return the documents with the prompt; `None`, and a line in the log, if another synthesizer has to answer."""
         structured = self._output_cls is not None or isinstance(self._llm, StructuredLLM)
         quotes = self._quotes(given.options)
         if structured and quotes:
@@ -211,16 +211,16 @@ class GritSynthesizer(BaseSynthesizer):
         if given.quoted is not None:
             nodes = [given.quoted.nodes[place] for place in given.places]
             options["quotable"] = [(node.start, node.end) for node in nodes]
-        prompt = self._grit_llm.prepare(self._messages(query) if self._chat_history else query, **options)
+        prepared = self._grit_llm.prepare(self._messages(query) if self._chat_history else query, **options)
         decoding = self._grit_llm._call_of(given.options).decoding
-        missing = prompt.missing(decoding.max_new_tokens)
+        missing = prepared.prompt.missing(decoding.max_new_tokens)
         if not missing or quotes:  # another synthesizer would rewrite what is quoted; what does not fit is an error
-            return prompt
+            return prepared
         logger.warning(
             "%d documents and the answer exceed the model's window of %d tokens by %d: they are packed into several "
             "prompts. Retrieve fewer documents, or ask for fewer tokens.",
             len(given.documents),
-            prompt.window,
+            prepared.prompt.window,
             missing,
         )
         return None
@@ -233,9 +233,9 @@ class GritSynthesizer(BaseSynthesizer):
             streaming=self._streaming,
         )
 
-    def _call(self, prefix: str, query: str, given: _Given, prompt: Prompt) -> Any:
+    def _call(self, prefix: str, query: str, given: _Given, documents: PreparedDocuments) -> Any:
         """Call the language model: one of its `chat` methods behind a history, else one of its `complete` methods."""
-        options = {**given.options, "prepared": prompt}
+        options = {**given.options, "documents": documents}
         if self._chat_history:
             return getattr(self._grit_llm, f"{prefix}chat")(self._messages(query), **options)
         return getattr(self._grit_llm, f"{prefix}complete")(query, **options)

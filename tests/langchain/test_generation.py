@@ -66,7 +66,6 @@ def test_a_cached_answer_is_not_served_for_weights_written_anew(tmp_path: Path) 
     before = ChatGrit(model=path)._get_llm_string()
     assert before == ChatGrit(model=path)._get_llm_string()
     write_checkpoint(path, seed=2)
-    ChatGrit(model=path).grit.unload()  # until then a named model is the one that was opened
     assert before != ChatGrit(model=path)._get_llm_string()
 
 

@@ -26,23 +26,25 @@ class _Recorder(BaseEventHandler):
 
 
 @pytest.fixture
-def events() -> Iterator[Callable[[], list[str]]]:
-    """Names of the instrumentation events so far, without those of the spans' own bookkeeping."""
+def recorded() -> Iterator[Callable[[], list[Any]]]:
+    """The instrumentation events so far, without those of the spans' own bookkeeping."""
     recorder = _Recorder()
     root = get_dispatcher()
     root.add_event_handler(recorder)
-    yield lambda: [type(event).__name__ for event in recorder.seen]
+    yield lambda: list(recorder.seen)
     root.event_handlers.remove(recorder)
 
 
 @pytest.fixture
-def kv_events() -> Iterator[Callable[[], list[KVCacheEvent]]]:
+def events(recorded: Callable[[], list[Any]]) -> Callable[[], list[str]]:
+    """Names of the events so far."""
+    return lambda: [type(event).__name__ for event in recorded()]
+
+
+@pytest.fixture
+def kv_events(recorded: Callable[[], list[Any]]) -> Callable[[], list[KVCacheEvent]]:
     """What the KV cache was said to have done so far."""
-    recorder = _Recorder()
-    root = get_dispatcher()
-    root.add_event_handler(recorder)
-    yield lambda: [event for event in recorder.seen if isinstance(event, KVCacheEvent)]
-    root.event_handlers.remove(recorder)
+    return lambda: [event for event in recorded() if isinstance(event, KVCacheEvent)]
 
 
 @pytest.fixture

@@ -137,9 +137,9 @@ def test_from_dict_keeps_the_mode(fresh: Fresh) -> None:
 
 def test_what_does_not_fit_is_counted(fresh: Fresh) -> None:
     llm = GritLLM(fresh(), max_new_tokens=96, system_prompt="Be brief.")
-    assert llm.prepare("short", documents=DOCUMENTS).missing(llm.max_new_tokens) == 0
+    assert llm.prepare("short", documents=DOCUMENTS).prompt.missing(llm.max_new_tokens) == 0
     text = "word " * 5000
-    prompt = llm.prepare("short", documents=[text])
+    prompt = llm.prepare("short", documents=[text]).prompt
     missing = prompt.missing(llm.max_new_tokens)
     assert missing == prompt.missing(46) + 50
     assert not llm.grit.is_loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from endpoints import DOCUMENTS, QUESTION
 from llama_index.core import Settings
+from llama_index.core.instrumentation.events.llm import LLMCompletionStartEvent
 from llama_index.core.llms import MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import MetadataMode, NodeWithScore
@@ -170,6 +172,12 @@ def test_options_reach_the_model(fresh: Fresh, kv_events: KVEvents, prompts: Any
     synthesizer.synthesize(QUESTION, nodes_of(*DOCUMENTS), max_new_tokens=2)
     assert prompts[-1][1].max_new_tokens == 2
     assert kv_events()[-1].mode == "doc"
+
+
+def test_tracers_see_the_documents_as_texts(fresh: Fresh, recorded: Callable[[], list[Any]]) -> None:
+    GritSynthesizer(GritLLM(fresh(), max_new_tokens=2)).synthesize(QUESTION, nodes_of(*DOCUMENTS))
+    (start,) = (event for event in recorded() if isinstance(event, LLMCompletionStartEvent))
+    assert json.loads(start.model_dump_json())["additional_kwargs"]["documents"] == DOCUMENTS
 
 
 async def test_answering_leaves_the_loop_free(fresh: Fresh) -> None:
