@@ -47,6 +47,11 @@ class _Source:
             return self._checkpoint
 
     @property
+    def outdated(self) -> bool:
+        """Whether the checkpoint was written anew since it was opened."""
+        return self._checkpoint is not None and self._checkpoint.changed
+
+    @property
     def loaded(self) -> Engine | None:
         """The engine if it is in memory and has not been let go of."""
         engine = self._engine()
@@ -139,7 +144,10 @@ class ModelHandle:
         """
         key = (cls, str(source), repr(sorted(options.items())))
         with _named_lock:
-            return cast(Self, _named.setdefault(key, cls(source, **options)))
+            handle = _named.get(key)
+            if handle is None or handle._source.outdated:
+                handle = _named[key] = cls(source, **options)
+            return cast("Self", handle)
 
     def with_options(self, **changes: Unpack[ModelSettingsOptions]) -> Self:
         """Return another handle on the same weights, with some settings changed; this one stays as it is.
