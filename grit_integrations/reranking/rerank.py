@@ -53,6 +53,7 @@ def rerank(
 def lowest(settings: Reranking) -> float:
     """Return the lowest score that a method gives.
 
+    >>> from grit_integrations import Reranking
     >>> lowest(Reranking()), lowest(Reranking(score="logit")), lowest(Reranking(method="embedding"))
     (0.0, -inf, -1.0)
     """

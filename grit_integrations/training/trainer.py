@@ -36,7 +36,7 @@ from grit_integrations.training.plots import plot_metrics
 from grit_integrations.training.rows.lengths import warn_of_cuts
 from grit_integrations.training.rows.stream_files import open_data
 from grit_integrations.training.schedule import fall, warmth
-from grit_integrations.training.start.start import make_start
+from grit_integrations.training.start.choice import make_start
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.config import TrainConfig
-from grit_integrations.training.rows.stream_files import StreamFiles
 from grit_integrations.training.start.causal_lm import load_model, new_model
 
 
@@ -37,13 +36,3 @@ class Start:
     def exported(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return trained tensors as the exported model has them."""
         return dict(tensors)
-
-
-def make_start(config: TrainConfig, encoder: PromptEncoder, files: StreamFiles) -> Start:
-    """Return the start that a recipe asks for; the tricks are loaded only for those that want them."""
-    new = config.model.checkpoint is None
-    if config.model.workspace or (new and config.model.start != "random"):
-        from grit_integrations.training.start.from_nothing.tricks import StartFromNothing
-
-        return StartFromNothing(config, encoder, files)
-    return Start(config, encoder)
