@@ -140,14 +140,16 @@ class ModelHandle:
     def named(cls, source: str | Path, **options: Any) -> Self:
         """Return the process's one handle of these arguments, for whoever is made anew for every request.
 
-        It costs a look into a table from the second time on, also where finding the checkpoint would ask the hub.
+        It costs a look into a table from the second time on, also where finding the checkpoint would ask the hub. A
+        store belongs to its caller: with `kv_store` or `cache_policy` it is a new handle on the same weights.
         """
+        own = {name: options.pop(name) for name in ("kv_store", "cache_policy") if options.get(name) is not None}
         key = (cls, str(source), repr(sorted(options.items())))
         with _named_lock:
             handle = _named.get(key)
             if handle is None or handle._source.outdated:
                 handle = _named[key] = cls(source, **options)
-            return cast("Self", handle)
+        return cast("Self", handle.with_options(**own) if own else handle)
 
     def with_options(self, **changes: Unpack[ModelSettingsOptions]) -> Self:
         """Return another handle on the same weights, with some settings changed; this one stays as it is.

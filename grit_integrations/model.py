@@ -368,8 +368,7 @@ class GritLM(ModelHandle):
         self, messages: Messages, documents: Sequence[str] = (), *, caching: Caching | None = None
     ) -> int:
         """Return how many tokens the whole prompt of `messages` and `documents` has; reads no weights."""
-        prompt = prompt_of(self.checkpoint.tokenizer, self.window, messages, documents, caching=caching or self.caching)
-        return len(prompt)
+        return len(self.prompt(messages, documents, caching=caching))
 
     def _is_stored(self, document: str) -> bool:
         try:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from grit_integrations.engine.jobs import ENCODE, Job, fail, settle, tell
+from grit_integrations.engine.jobs import ENCODE, FutureJob, tell
 from grit_integrations.kv.blocks import KVBlock
 
 if TYPE_CHECKING:
     from grit_integrations.engine.encoder import Encoder
+    from grit_integrations.engine.jobs import Job
     from grit_integrations.options import Pooling
     from grit_integrations.prompts.requests import EncoderInput
 
 Keep = Callable[[int, KVBlock], object]
 
 
-class EncodeJob(Job):
+class EncodeJob(FutureJob[Tensor]):
     """Encodes texts, each in whichever batch it fits into.
 
     Args:
@@ -45,11 +45,11 @@ class EncodeJob(Job):
         on_progress: Callable[[int], object] | None = None,
         keep: Keep | None = None,
     ) -> None:
+        super().__init__()
         self._encoder, self._items, self._pooling = encoder, items, pooling
         self._on_progress, self._keep = on_progress, keep
         self._waiting = sorted(range(len(items)), key=lambda index: len(items[index]))  # shortest first
         self._vectors: list[Tensor | None] = [None] * len(items)
-        self.future: Future[Tensor] = Future()
 
     @property
     def left(self) -> int:
@@ -71,14 +71,6 @@ class EncodeJob(Job):
                 job.fail(error)
             return
         _deliver(batch, vectors)
-
-    def fail(self, error: BaseException) -> None:
-        """Let the future fail."""
-        fail(self.future, error)
-
-    def cancel(self) -> None:
-        """Cancel the future."""
-        self.future.cancel()
 
     def _encoded(self, batch: Sequence[tuple[EncodeJob, int]]) -> Tensor:
         if self._keep is None:
@@ -116,7 +108,7 @@ class EncodeJob(Job):
     def _finish(self, count: int) -> None:
         tell(self._on_progress, count)
         if not self._waiting:
-            settle(self.future, torch.stack([vector for vector in self._vectors if vector is not None]))
+            self.finish(torch.stack([vector for vector in self._vectors if vector is not None]))
 
 
 def _deliver(batch: Sequence[tuple[EncodeJob, int]], vectors: Tensor) -> None:

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +69,38 @@ class Job(ABC):
         """Take the job back, and let go of a caller that waits."""
 
 
+class FutureJob(Job, Generic[_Result]):
+    """A job whose result comes all at once.
+
+    Attributes:
+        future: the result; cancelling it stops the work.
+    """
+
+    def __init__(self) -> None:
+        self.future: Future[_Result] = Future()
+
+    @property
+    def over(self) -> bool:
+        """Whether the future has its result, or the caller has gone."""
+        return self.future.done()
+
+    def finish(self, result: _Result) -> None:
+        """Give the future its result, unless it was cancelled."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the future fail, unless it was cancelled or has a result."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+    def cancel(self) -> None:
+        """Cancel the future."""
+        self.future.cancel()
+
+
 def tell(on_progress: Callable[[int], object] | None, count: int) -> None:
     """Report progress. What a callback does (a bar without stderr) is its caller's affair, not the job's."""
     if on_progress is not None:
         with contextlib.suppress(Exception):
             on_progress(count)
-
-
-def settle(future: Future[Any], result: Any) -> None:
-    """Give a future its result, unless it was cancelled or has one."""
-    if not future.done() and future.set_running_or_notify_cancel():
-        future.set_result(result)
-
-
-def fail(future: Future[Any], error: BaseException) -> None:
-    """Let a future fail, unless it was cancelled or has a result."""
-    if not future.done() and future.set_running_or_notify_cancel():
-        future.set_exception(error)

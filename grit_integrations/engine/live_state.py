@@ -6,13 +6,16 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _PROCESS = uuid.uuid4().hex  # an edit is known in the process that made it, and nowhere else
 
 
 class LiveState:
-    """Watches a loaded model for edits: parameters written to, adapters added, switched or disabled.
+    """Watches a loaded model for edits: parameters written to or replaced, adapters added, switched or disabled.
+
+    What is written through `parameter.data` in place leaves no trace in torch and is not seen.
 
     Args:
         lm: as it was loaded.
@@ -29,15 +32,17 @@ class LiveState:
         state = self._state()
         return "" if state == self._loaded else f"{_PROCESS} {state}"
 
-    def _state(self) -> tuple[object, ...]:
-        versions = sum(parameter._version for parameter in self._parameters)
-        return versions, self._adapters() if getattr(self._lm, "peft_config", None) else None
+    def _state(self) -> int:
+        adapted = bool(getattr(self._lm, "peft_config", None))
+        parameters = self._lm.parameters() if adapted else self._parameters
+        written = tuple((tensor.data_ptr(), _version(tensor)) for tensor in parameters)
+        return hash((written, self._adapters() if adapted else None))
 
     def _adapters(self) -> tuple[object, ...]:
-        parameters = dict(self._lm.named_parameters())
-        written = tuple((name, id(value), value._version) for name, value in parameters.items() if "lora" in name)
         layers = [module for module in self._lm.modules() if hasattr(module, "active_adapter")]  # peft's tuner layers
-        switched = tuple(
-            (str(layer.active_adapter), bool(layer.disable_adapters)) for layer in layers[:1] + layers[-1:]
-        )
-        return written, switched, tuple(sorted(self._lm.peft_config))
+        return tuple((str(layer.active_adapter), bool(layer.disable_adapters)) for layer in layers)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; one that was loaded in inference mode does not count it."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grit_integrations.engine.jobs import JUDGE, Job, fail, settle, tell
+from grit_integrations.engine.jobs import JUDGE, FutureJob, tell
 from grit_integrations.engine.prefill import Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
 from grit_integrations.kv.cache import PreallocatedLayer
@@ -21,6 +20,7 @@ from grit_integrations.prompts.plan import PlannedBlock
 
 if TYPE_CHECKING:
     from grit_integrations.engine.encoder import Encoder
+    from grit_integrations.engine.jobs import Job
     from grit_integrations.engine.prefill import Prefill
     from grit_integrations.kv.cache import RowsCache
     from grit_integrations.kv.reuse import Reuse
@@ -32,7 +32,7 @@ CACHED_TOKENS = {"cpu": 8192, "cuda": 32768}
 Blocks = tuple[PlannedBlock, ...]
 
 
-class JudgeJob(Job):
+class JudgeJob(FutureJob[Tensor]):
     """Reads prompts of one caller, at least one, for the logits of a few tokens behind each.
 
     Args:
@@ -61,20 +61,15 @@ class JudgeJob(Job):
         on_progress: Callable[[int], object] | None = None,
     ) -> None:
         check_takes_masks(encoder.weights.lm)
+        super().__init__()
         self._encoder, self._prefill = encoder, prefill
         self._reuses, self._wanted, self._on_progress = reuses, wanted, on_progress
         self._judge: Judge | None = None
-        self.future: Future[Tensor] = Future()
 
     @property
     def left(self) -> int:
         """How many prompts are still to be read."""
         return len(self._reuses) if self._judge is None else self._judge.left
-
-    @property
-    def over(self) -> bool:
-        """Whether all prompts are judged, or the caller has gone."""
-        return self.future.done()
 
     def step(self, peers: Sequence[Job]) -> None:
         """Compute at most one block, or else the tails of one batch."""
@@ -83,15 +78,7 @@ class JudgeJob(Job):
         if finished:
             tell(self._on_progress, finished)
         if not self._judge.left:
-            settle(self.future, self._judge.result())
-
-    def fail(self, error: BaseException) -> None:
-        """Let the future fail."""
-        fail(self.future, error)
-
-    def cancel(self) -> None:
-        """Cancel the future."""
-        self.future.cancel()
+            self.finish(self._judge.result())
 
 
 @dataclass(slots=True)

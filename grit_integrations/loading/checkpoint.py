@@ -107,8 +107,8 @@ class Checkpoint:
 
     @property
     def changed(self) -> bool:
-        """Whether the files were written anew since the checkpoint was opened."""
-        return identity_of(self.directory) != self.identity
+        """Whether the files were written anew since the checkpoint was opened; what is gone has not changed."""
+        return self.directory.is_dir() and identity_of(self.directory) != self.identity
 
     def check_unchanged(self) -> None:
         """Refuse to mix two states of a checkpoint.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 
-from grit_integrations import Decoding, GritError, GritLM, OptionError, unload_all
+from grit_integrations import Decoding, GritError, GritLM, KVCacheStore, OptionError, unload_all
 from grit_integrations.engine.jobs import ENCODE, GENERATE, LANES
 
 SHORT = Decoding(max_new_tokens=12)
@@ -248,6 +249,24 @@ def test_a_handle_is_frozen_and_another_one_shares_its_weights(tiny: GritLM) -> 
 def test_a_named_handle_is_made_once(tiny_path: Path) -> None:
     assert GritLM.named(tiny_path, caching="doc") is GritLM.named(str(tiny_path), caching="doc")
     assert GritLM.named(tiny_path) is not GritLM.named(tiny_path, caching="doc")
+
+
+def test_a_named_handle_is_never_given_another_caller_s_store(tiny_path: Path) -> None:
+    one, other = KVCacheStore(None), KVCacheStore(None)
+    first, second = (GritLM.named(tiny_path, kv_store=store) for store in (one, other))
+    assert (first.kv_store, second.kv_store, GritLM.named(tiny_path).kv_store) == (one, other, None)
+    assert first.lm is second.lm is GritLM.named(tiny_path).lm
+
+
+def test_a_named_handle_follows_its_checkpoint_and_outlives_its_folder(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m", seed=1)
+    first = GritLM.named(path).load()
+    assert GritLM.named(path) is first
+    write_checkpoint(path, seed=2)
+    second = GritLM.named(path).load()
+    assert second is not first and second.fingerprint != first.fingerprint
+    shutil.rmtree(path)
+    assert GritLM.named(path) is second and second.embed_queries(["still here"]).shape == (1, 64)
 
 
 def test_closing_a_busy_scheduler_fails_its_work_clearly(tmp_path: Path) -> None:

@@ -117,6 +117,25 @@ def test_writing_into_the_live_weights_changes_it(copy: Path) -> None:
     assert grit.generate("What pumps?", [PAGE], decoding=SHORT).cache.hits == 0
 
 
+def test_switching_an_adapter_of_one_layer_or_moving_the_weights_changes_it(copy: Path) -> None:
+    put_adapter(copy, 1)
+    grit = GritLM(copy, dtype="float32")
+    loaded = grit.fingerprint
+    layers = [module for module in grit.lm.modules() if hasattr(module, "active_adapter")]
+    layers[1].enable_adapters(False)
+    assert grit.fingerprint != loaded
+    layers[1].enable_adapters(True)
+    assert grit.fingerprint == loaded
+    grit.lm.to(torch.bfloat16)
+    assert grit.fingerprint != loaded
+
+
+def test_weights_loaded_in_inference_mode_have_one_too(copy: Path) -> None:
+    with torch.inference_mode():
+        grit = GritLM(copy, dtype="float32").load()
+    assert grit.fingerprint == GritLM(copy).checkpoint.fingerprint
+
+
 def test_a_loaded_model_keeps_the_fingerprint_of_what_it_loaded(copy: Path) -> None:
     grit = GritLM(copy, dtype="float32").load()
     before, vector = grit.fingerprint, grit.embed_documents([PAGE])
