@@ -35,8 +35,8 @@ class PromptEncoder:
     def conversation(self, text: TextRow, *, longest: int | None = None) -> tuple[list[int], list[int]]:
         """Return ids and labels: plain text is predicted whole, of a conversation only the responses and `</s>`.
 
-        What is longer than `longest` loses the end of a plain text. A conversation loses the beginning of its first
-        turn, where a document stands, so that the question and its answer stay; then its end.
+        A plain text longer than `longest` is truncated. A conversation first loses the beginning of its first turn,
+        where a document stands, so that the question and its answer stay.
         """
         if longest is not None and len(text.turns) > 1:
             excess = len(self.conversation(text)[0]) - longest

@@ -67,9 +67,10 @@ def evaluation_files(folder: Path, names: Sequence[str] = ()) -> list[Path]:
 
 
 def narrowed(found: RetrievalSet, *, queries: int, passages: int | None, seed: int) -> RetrievalSet:
-    """Return a set with at most so many queries, drawn at random, and passages: all right ones, filled up with others.
+    """Return a set with at most `queries` queries, drawn at random, and at most `passages` passages.
 
-    The passages that answer left-out queries stay as distractors unless `passages` cuts them off.
+    Every passage that answers a drawn query stays, beyond `passages` if need be. Those that answer left-out queries
+    stay as distractors as far as there is room.
     """
     rng = random.Random(f"{seed}:{found.name}")  # noqa: S311  # sampling, not secrets
     rows = range(len(found.queries))

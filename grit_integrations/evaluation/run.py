@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from grit_integrations.errors import DataError
 from grit_integrations.evaluation.answer_figures import answer_figures, answer_records, answer_tables
 from grit_integrations.evaluation.arms import FREE, Arm, ArmRunner, all_arms
@@ -30,6 +28,7 @@ from grit_integrations.evaluation.scope import EvaluationOptions, EvaluationPart
 from grit_integrations.evaluation.sets import EvaluationSets
 from grit_integrations.evaluation.triples import triple_figures, triple_table
 from grit_integrations.model import GritLM
+from grit_integrations.progress import progress_bar
 
 Record = dict[str, Any]
 Measured = tuple[dict[str, Any], Iterable[Table], Iterable[Record]]  # figures, tables, records
@@ -85,7 +84,7 @@ class _Run:
         self.options = options
         self.answerable = self._runners("answerable")
         self.unanswerable = self._runners("unanswerable")
-        self._hide = None if progress is None else not progress
+        self._progress = progress
         self._bar: Any = None
 
     def check(self) -> None:
@@ -157,7 +156,7 @@ class _Run:
 
     @contextmanager
     def _showing(self, name: str, total: int, unit: str) -> Iterator[None]:
-        with tqdm(total=total, desc=name, unit=unit, disable=self._hide, leave=False) as self._bar:
+        with progress_bar(total=total, desc=name, unit=unit, shown=self._progress, leave=False) as self._bar:
             yield
         self._bar = None
 

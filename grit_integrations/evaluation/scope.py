@@ -23,10 +23,10 @@ class EvaluationOptions:
         parts: what to measure.
         sets: patterns of retrieval sets; none means all but the `headings-` sets.
         answer_sets: patterns of sets of questions on a passage; the default are those that people asked.
-        queries: at most so many per retrieval set.
-        passages: at most so many to find something among, right ones included; `None` is all.
-        questions: at most so many per set of questions.
-        rows: at most so many per set of held-out text.
+        queries: at most N per retrieval set.
+        passages: at most N to search in, right ones included; `None` is all.
+        questions: at most N per set of questions.
+        rows: at most N per set of held-out text.
         cachings: modes in which answers are compared; `"off"` is always among them.
         quotes: how answers are quoted beside being written freely: `"tokens"`, `"spans"`, each also with `:N` for the
             best N sentences only, and with `-echo` for quotes that do not begin with a word of the question. The first

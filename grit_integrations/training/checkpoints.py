@@ -17,13 +17,13 @@ from torch import Tensor
 
 from grit_integrations.errors import ConfigError, DataError
 from grit_integrations.training.config import TrainConfig
+from grit_integrations.training.export import PROJECTION
 from grit_integrations.training.lora import is_adapter
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.rows.row_files import FileContent
 from grit_integrations.training.rows.stream import Position
 
 MODEL = "model.safetensors"
-PROJECTION = "projection."
 
 
 @dataclass

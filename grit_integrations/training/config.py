@@ -18,7 +18,7 @@ from grit_integrations.training.tables import build
 Attention = Literal["bbcc", "bbbc", "cbcc", "cbbc", "cccc", "ccbc"]
 READER_WORKSPACE = 351  # coordinates that `start/from_nothing/reader.py` divides up
 SMALLEST_VOCABULARY = 256 + 6  # every byte, <pad> <s> </s>, and the three GRIT markers
-HEADER_TOKENS = 4  # at least so many stand before a text in its embedding prompt
+HEADER_TOKENS = 4  # at least, before a text in its embedding prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class DataConfig:
     embedding_weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
     generative_weights: dict[str, float] = field(default_factory=dict)
     negatives: int | None = None  # hard negatives drawn per query and step; None takes all of the row's
-    query_tokens: int = 64  # longer queries lose their end
-    passage_tokens: int = 192  # longer passages lose their end
-    text_tokens: int = 256  # longer texts lose their end, longer conversations the beginning of their first turn
+    query_tokens: int = 64  # longer queries are truncated
+    passage_tokens: int = 192  # longer passages are truncated
+    text_tokens: int = 256  # longer texts are truncated, longer conversations at the beginning of their first turn
     instruction_dropout: float = 0.5  # share of embedding batches whose queries lose their instruction
 
 
@@ -78,7 +78,7 @@ class RagConfig:
     folder: str = "rag"  # of {"question": ..., "context": ..., "answer": ...} files, below `data.data`
     weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
     weight: float = 1.0  # of the loss in the sum
-    every: int = 1  # takes part in one step out of so many
+    every: int = 1  # takes part in every N-th step
     tokens: int = 3_000  # about, per batch
     context_lengths: tuple[int, ...] = (0, 250, 600, 1100)  # characters around the answer; 0 is its sentence
     context_shares: tuple[float, ...] = (0.6, 0.18, 0.14, 0.08)  # of batches
@@ -97,7 +97,7 @@ class RerankingConfig:
     folder: str = "reranking"  # of {"query": ..., "pos": [...], "neg": [...]} files, below `data.data`
     weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
     weight: float = 1.0  # of the loss in the sum
-    every: int = 1  # takes part in one step out of so many
+    every: int = 1  # takes part in every N-th step
     tokens: int = 4_000  # padded passage tokens per batch, about
     passages: int = 6  # of a query, at most: one that answers it, and negatives
     orders: dict[Order, float] = field(default_factory=lambda: {"query-first": 1.0})  # -> share of batches
@@ -146,12 +146,12 @@ class TrainConfig:
     embedding_tokens: int = 12_000  # padded passage tokens per batch
     embedding_pairs: int = 256  # at most, per batch
     embedding_chunk: int | None = None  # rows in one pass; memory then grows with it, not with the batch (GradCache)
-    embedding_every: int = 1  # takes part in one step out of so many
+    embedding_every: int = 1  # takes part in every N-th step
     generative_tokens: int = 4_000  # padded tokens per batch
-    generative_every: int = 1  # takes part in one step out of so many
+    generative_every: int = 1  # takes part in every N-th step
     embedding_weight: float = 1.0  # of each stream's loss in the sum; 0 leaves the stream out
     generative_weight: float = 1.0
-    generative_loss: Literal["mixed", "token", "sample"] = "mixed"  # what weighs alike, see `losses.response_loss`
+    generative_loss: Literal["mixed", "token", "sample"] = "mixed"  # what weighs alike, see `nats.response_loss`
     temperature: float = 0.05  # what similarities are divided by; the paper's is 0.02
     evaluate_every: int = 200  # steps between two looks at the held-out sets
     evaluate_queries: int = 100  # at most, of each retrieval set

@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,15 +18,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from grit_integrations.errors import ConfigError, TrainingDivergedError
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.progress import progress_bar
 from grit_integrations.training import checkpoints, setup
 from grit_integrations.training.checkpoints import RunProgress, newest_checkpoint, trained_tensors
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.distribution import Distribution
-from grit_integrations.training.export import export_model, model_card, write_atomically
+from grit_integrations.training.export import PROJECTION, export_model, model_card, write_atomically
 from grit_integrations.training.lora import merged, save_adapter
 from grit_integrations.training.memory import keep_freed_memory
 from grit_integrations.training.monitor import Monitor
@@ -78,8 +77,9 @@ def train(config: TrainConfig, *, resume: bool = True, progress: bool | None = N
             _remove_leftovers(Path(config.output))
         distribution.wait()
         run = Run(config, distribution, checkpoint=newest_checkpoint(Path(config.output)))
-        shown = distribution.writes and (sys.stderr.isatty() if progress is None else progress)
-        with _interruptible() as stop, tqdm(total=config.steps, initial=run.progress.step, disable=not shown) as bar:
+        shown = progress if distribution.writes else False
+        bar = progress_bar(total=config.steps, done=run.progress.step, desc="Training", unit="step", shown=shown)
+        with _interruptible() as stop, bar:
             finished = run.steps(stop, bar)
         return run.result(finished=finished)
 
@@ -291,7 +291,7 @@ class Run:
 
 
 def _projection(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in tensors.items() if name.startswith(checkpoints.PROJECTION)}
+    return {name: value for name, value in tensors.items() if name.startswith(PROJECTION)}
 
 
 def _shown(record: dict[str, Any]) -> str:
@@ -317,7 +317,7 @@ def _forget_later_metrics(metrics: Path, step: int) -> None:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Use so many threads in the block, and as many as before after it."""
+    """Use `count` threads in the block, and as many as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

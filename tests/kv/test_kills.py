@@ -197,7 +197,8 @@ def check_kills(grit: GritLM, path: Path, kv: Path, kills: int) -> None:
             for number in flushed[-2:]:
                 texts = [f"Document {number} of {part} says that stars burn hydrogen. " * 10 for part in range(3)]
                 found = answer(grit, store, "doc", texts)
-                assert found.cache.hits == 3, "a block that was reported flushed is lost"
+                kept = found.cache.hits + len(found.cache.declined)  # a busy machine may find that computing is quicker
+                assert kept == 3, "a block that was reported flushed is lost"
                 assert same(found, without_store(grit, "doc", texts))
     assert reported
 

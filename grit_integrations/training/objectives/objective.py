@@ -36,7 +36,7 @@ class Objective(Protocol[_Batch]):
     Attributes:
         name: in the log, in errors and in checkpoints; no two objectives of a run share one.
         weight: of its loss in the sum.
-        every: it takes part in one step out of so many.
+        every: it takes part in every N-th step.
     """
 
     name: str

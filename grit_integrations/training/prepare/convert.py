@@ -1,4 +1,6 @@
-"""Turn the gathered corpus, pairs and questions into the two JSONL formats of the GRIT trainer, and hold data out.
+"""Turn the corpus, pairs and questions that grit-mini is made of into the trainer's rows, and hold data out.
+
+It knows the sources of that one model; the trainer reads rows however they were made.
 
 Usage: `python -m grit_integrations.training.prepare.convert SOURCE_DATA OUT [--questions FILE]`. `SOURCE_DATA` has the
 folders `corpus` (`title`, `text`, `source`), `pairs` (`query`, `positive`, `source`) and `qa` (`context`, `question`,

@@ -79,7 +79,7 @@ def embedding_inputs(
 
 
 def sample_pair(pair: Pair, rng: random.Random, *, negatives: int | None) -> Pair:
-    """Return a pair with one of its positives, and so many of its negatives (all when `None`), drawn at random."""
+    """Return a pair with one of its positives and `negatives` of its negatives (all when `None`), drawn at random."""
     found = len(pair.positives)
     instructions = pair.passage_instructions or ("",) * (found + len(pair.negatives))
     positive = rng.randrange(found) if found > 1 else 0

@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from grit_integrations.training.config import READER_WORKSPACE
+from grit_integrations.training.start.from_nothing.reader import CONSTANT, HALF, HEAD, IDENTITY
 
 _GROUP = 3  # of the four groups of two heads that share keys and values; pointers are in the others
-_HEAD = 64  # coordinates of a head
-_HALF = _HEAD // 2  # pairs that positions rotate, from fast to slow
-_IDENTITY = 64  # coordinates in which tokens are told apart; the flags take the last three
-_CONSTANT = 0.3  # of an embedding's norm, in the workspace's first coordinate
 _WORDS = range(13, 30)  # pairs that hardly turn over a prompt: there words are compared
 _MARKED, _SINK = 30, 31  # pairs for tokens behind the user's marker, and for `<s>`
 _FLAG = 4.0  # what a flag is when it is up
@@ -48,21 +45,21 @@ def start_as_judge(model: Any, *, begin: int, user: int, yes: int, no: int, seed
     table = model.model.embed_tokens.weight  # (vocabulary, dim)
     norm = math.sqrt(table.shape[1])
     words = table.shape[1] - 1 - READER_WORKSPACE
-    flags = [words + _IDENTITY - 3, words + _IDENTITY - 2, words + _IDENTITY - 1]
+    flags = [words + IDENTITY - 3, words + IDENTITY - 2, words + IDENTITY - 1]  # of those that tell tokens apart
     identity = slice(words + 1, flags[0])
     _clear(model, flags)
-    one = 1 / (_CONSTANT * norm)  # brings the constant to 1
+    one = 1 / (CONSTANT * norm)  # brings the constant to 1
     sink, marker = (_detector(table[token, identity]) for token in (begin, user))
     first, second, last = (_Group(layer.self_attn) for layer in model.model.layers)
     first.key[_SINK, identity] = _START * sink + _MARKER * marker
     first.value[0, identity] = marker
-    first.ask(_SINK, words, math.sqrt(_HEAD) * one)
+    first.ask(_SINK, words, math.sqrt(HEAD) * one)
     first.write(flags[0], _FLAG / 2)
     _compare(second, table[:, :words], seed=seed)
     second.key[_SINK, identity] = _BEGINNING * sink
-    second.key[_MARKED, flags[0]] = -_HIDDEN * math.sqrt(_HEAD) / _FLAG * _GAIN
+    second.key[_MARKED, flags[0]] = -_HIDDEN * math.sqrt(HEAD) / _FLAG * _GAIN
     second.value[0, words], second.value[0, identity] = _GAIN * one, -_GAIN * _BEGINNING * sink
-    second.ask(_SINK, words, _NOWHERE * math.sqrt(_HEAD) * one * _GAIN)
+    second.ask(_SINK, words, _NOWHERE * math.sqrt(HEAD) * one * _GAIN)
     second.ask(_MARKED, words, one * _GAIN)
     second.write(flags[1], _FLAG / 2)
     _gather(last, words, flags[1], one, model.config.rope_parameters["rope_theta"])
@@ -92,7 +89,7 @@ class _Group:
     """The two heads of a layer that are written anew, with the keys and values that they share."""
 
     def __init__(self, attention: Any) -> None:
-        place = slice(_GROUP * _HEAD, (_GROUP + 1) * _HEAD)
+        place = slice(_GROUP * HEAD, (_GROUP + 1) * HEAD)
         self.key: Tensor = attention.k_proj.weight[place]
         self.value: Tensor = attention.v_proj.weight[place]
         self._heads = (2 * _GROUP, 2 * _GROUP + 1)
@@ -101,37 +98,37 @@ class _Group:
         self.key.zero_()
         self.value.zero_()
         for head in self._heads:
-            self._query[head * _HEAD : (head + 1) * _HEAD] = 0
-            self._output[:, head * _HEAD : (head + 1) * _HEAD] = 0
+            self._query[head * HEAD : (head + 1) * HEAD] = 0
+            self._output[:, head * HEAD : (head + 1) * HEAD] = 0
 
     def ask(self, row: int | list[int], column: int | slice, value: float | Tensor) -> None:
         """Set what both heads look for."""
         rows = torch.tensor(row if isinstance(row, list) else [row])
         for head in self._heads:
-            self._query[head * _HEAD + rows, column] = value
+            self._query[head * HEAD + rows, column] = value
 
     def write(self, coordinate: int, scale: float) -> None:
         """Let both heads write the first coordinate of what they look at."""
         for head in self._heads:
-            self._output[coordinate, head * _HEAD] = scale
+            self._output[coordinate, head * HEAD] = scale
 
 
 def _compare(group: _Group, table: Tensor, *, seed: int) -> None:
     """Let words look for their like, in a projection of the bag's coordinates; rare words are the longer ones."""
     generator = torch.Generator().manual_seed(seed)
-    rows = [pair + half for half in (0, _HALF) for pair in _WORDS]
+    rows = [pair + half for half in (0, HALF) for pair in _WORDS]
     projection = torch.randn(len(rows), table.shape[1], generator=generator) / math.sqrt(len(rows))
-    projection *= _GAIN * math.sqrt(_LIKE * math.sqrt(_HEAD)) / table.norm(dim=1).median()
+    projection *= _GAIN * math.sqrt(_LIKE * math.sqrt(HEAD)) / table.norm(dim=1).median()
     group.key[rows, : table.shape[1]] = projection
     group.ask(rows, slice(table.shape[1]), projection)
 
 
 def _gather(group: _Group, constant: int, flag: int, one: float, theta: float) -> None:
     """Let the verdict's position look at the question's words and take their flags; see the windows of `reader.py`."""
-    amplitude = _BEFORE_LAST * math.sqrt(_WINDOW * math.sqrt(_HEAD)) * one
+    amplitude = _BEFORE_LAST * math.sqrt(_WINDOW * math.sqrt(HEAD)) * one
     group.value[0, flag] = _BEFORE_LAST
     for pair in range(4, 8):
-        turn = theta ** (-pair / _HALF) * _QUESTION
+        turn = theta ** (-pair / HALF) * _QUESTION
         group.key[pair, constant] = amplitude
         group.ask(pair, constant, amplitude * math.cos(turn))
-        group.ask(pair + _HALF, constant, -amplitude * math.sin(turn))
+        group.ask(pair + HALF, constant, -amplitude * math.sin(turn))

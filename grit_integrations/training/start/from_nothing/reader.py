@@ -24,10 +24,10 @@ NEIGHBOURS = 96  # a projection of the bag of the words around a token; as many 
 COPIED = 95  # a projection of the token that a pointer looks at, which the language-model head reads
 assert IDENTITY + 2 * NEIGHBOURS + COPIED == READER_WORKSPACE
 
-_HEAD = 64  # coordinates of a head
-_HALF = _HEAD // 2  # pairs that positions rotate, from fast to slow
+HEAD = 64  # coordinates of a head
+HALF = HEAD // 2  # pairs that positions rotate, from fast to slow
 _SLOW = 16  # the first pair that hardly turns over a prompt: there words are compared
-_CONSTANT = 0.3  # of an embedding's norm
+CONSTANT = 0.3  # of an embedding's norm, in the workspace's first coordinate
 _IDENTITY_NORM = 0.4
 _WINDOW = 1.6  # how sharply a head keeps to its window, in nats per pair
 _QUESTION = 24.0  # tokens between the question's middle and the prompt's end
@@ -73,7 +73,7 @@ def start_as_reader(model: Any, codes: Sequence[int], *, workspace_scale: float,
     head that positions hardly rotate, so `rope_theta` should be 1e6.
 
     Args:
-        model: a Mistral from `bag.start_as_bag` with `workspace=READER_WORKSPACE`; changed in place.
+        model: a Mistral from `bag_of_words.start_as_bag` with `workspace=READER_WORKSPACE`; changed in place.
         codes: per token, a number that tokens of one word share.
         workspace_scale: by how much the final norm shrinks the workspace.
         seed: of the projections.
@@ -83,7 +83,7 @@ def start_as_reader(model: Any, codes: Sequence[int], *, workspace_scale: float,
     regions = _Regions(table.shape[1] - 1 - READER_WORKSPACE)
     generator = torch.Generator().manual_seed(seed)
     _identify(table, codes, regions, norm, generator)
-    frequencies = [model.config.rope_parameters["rope_theta"] ** (-pair / _HALF) for pair in range(_HALF)]
+    frequencies = [model.config.rope_parameters["rope_theta"] ** (-pair / HALF) for pair in range(HALF)]
     first, second, last = (_Head(layer.self_attn, regions, frequencies, norm) for layer in model.model.layers)
     projection = torch.randn(NEIGHBOURS, regions.words, generator=generator) / math.sqrt(NEIGHBOURS)
     for group in (0, 1):
@@ -99,7 +99,7 @@ def start_as_reader(model: Any, codes: Sequence[int], *, workspace_scale: float,
     for group, offset in enumerate((0, 31, 16)):
         last.quieten(group, to=0.3)
         last.compare(group)
-        last.copy(group, copied[offset : offset + _HEAD], regions.copied.start + offset)
+        last.copy(group, copied[offset : offset + HEAD], regions.copied.start + offset)
     words = table[:, : regions.words]
     directions = words / words.norm(dim=1, keepdim=True).clamp(min=1e-3)
     model.lm_head.weight[:, regions.copied] += _COPY_LOGIT * (directions @ copied.T) / workspace_scale
@@ -110,7 +110,7 @@ def _identify(table: Tensor, codes: Sequence[int], regions: _Regions, norm: floa
     directions = torch.randn(max(codes) + 1, IDENTITY - 1, generator=generator)
     directions /= directions.norm(dim=1, keepdim=True)
     table[:, regions.identity] = directions[torch.tensor(codes)] * _IDENTITY_NORM * norm
-    table[:, regions.constant] = _CONSTANT * norm
+    table[:, regions.constant] = CONSTANT * norm
     table[:, -1] = (norm**2 - (table[:, :-1] ** 2).sum(dim=1)).clamp(min=1e-3).sqrt()
 
 
@@ -121,11 +121,11 @@ class _Head:
         self._attention = attention
         self._regions = regions
         self._frequencies = frequencies
-        self._one = 1 / (_CONSTANT * norm)  # brings the constant to 1
+        self._one = 1 / (CONSTANT * norm)  # brings the constant to 1
 
     def quieten(self, group: int, *, to: float = 0.2) -> None:
         """Shrink the random keys of a group, so that what is written here stands out."""
-        self._attention.k_proj.weight[group * _HEAD : (group + 1) * _HEAD].mul_(to)
+        self._attention.k_proj.weight[group * HEAD : (group + 1) * HEAD].mul_(to)
 
     def look(self, head: int, pairs: range, *, back: float = 0.0, strength: float = _WINDOW) -> None:
         """Make a head look at the tokens around the one that stands `back` tokens before; away from them if negative.
@@ -133,19 +133,19 @@ class _Head:
         Query and key are constants that positions rotate: their product is greatest where the distance is `back`.
         """
         query, key = self._attention.q_proj.weight, self._attention.k_proj.weight
-        amplitude, group = math.sqrt(abs(strength) * math.sqrt(_HEAD)), head // 2
+        amplitude, group = math.sqrt(abs(strength) * math.sqrt(HEAD)), head // 2
         for pair in pairs:
             turn = self._frequencies[pair] * back
-            for offset, value in ((pair, math.cos(turn)), (pair + _HALF, -math.sin(turn))):
-                row = head * _HEAD + offset
+            for offset, value in ((pair, math.cos(turn)), (pair + HALF, -math.sin(turn))):
+                row = head * HEAD + offset
                 query[row] = 0
                 query[row, self._regions.constant] = math.copysign(amplitude, strength) * value * self._one
-                key[group * _HEAD + offset] = 0
-            key[group * _HEAD + pair, self._regions.constant] = amplitude * self._one
+                key[group * HEAD + offset] = 0
+            key[group * HEAD + pair, self._regions.constant] = amplitude * self._one
 
     def gather(self, projection: Tensor, target: int) -> None:
         """Make the first four heads write a projection of the words they look at."""
-        for group, (low, high) in enumerate(((0, _HEAD), (_HEAD, NEIGHBOURS))):
+        for group, (low, high) in enumerate(((0, HEAD), (HEAD, NEIGHBOURS))):
             self._value(group, projection[low:high])
             for head in (2 * group, 2 * group + 1):
                 self._output(head, target + low, _WRITTEN / 2, high - low)
@@ -156,14 +156,14 @@ class _Head:
         heads = (2 * group, 2 * group + 1)
         for head in heads:
             for pair in range(_SLOW):
-                query[[head * _HEAD + pair, head * _HEAD + pair + _HALF]] *= 0.3
+                query[[head * HEAD + pair, head * HEAD + pair + HALF]] *= 0.3
         for index in range(third):
-            place = _SLOW + index if index < _SLOW else _HALF + index
-            key[group * _HEAD + place] = 0
-            key[group * _HEAD + place, self._regions.neighbours + group * third + index] = 1.0
+            place = _SLOW + index if index < _SLOW else HALF + index
+            key[group * HEAD + place] = 0
+            key[group * HEAD + place, self._regions.neighbours + group * third + index] = 1.0
             for head in heads:
-                query[head * _HEAD + place] = 0
-                query[head * _HEAD + place, self._regions.question + group * third + index] = 1.0
+                query[head * HEAD + place] = 0
+                query[head * HEAD + place, self._regions.question + group * third + index] = 1.0
         for head in heads:
             self.look(head, range(5, 9), back=_QUESTION - 3, strength=-_AWAY)
 
@@ -171,13 +171,13 @@ class _Head:
         """Make a group's two heads write a projection of the token they look at."""
         self._value(group, projection)
         for head in (2 * group, 2 * group + 1):
-            self._output(head, target, 0.25, _HEAD)
+            self._output(head, target, 0.25, HEAD)
 
     def _value(self, group: int, projection: Tensor) -> None:
-        rows = self._attention.v_proj.weight[group * _HEAD : (group + 1) * _HEAD]
+        rows = self._attention.v_proj.weight[group * HEAD : (group + 1) * HEAD]
         rows.zero_()
         rows[: len(projection), : self._regions.words] = projection
 
     def _output(self, head: int, target: int, scale: float, width: int) -> None:
-        columns = slice(head * _HEAD, head * _HEAD + width)
+        columns = slice(head * HEAD, head * HEAD + width)
         self._attention.o_proj.weight[target : target + width, columns] = scale * torch.eye(width)

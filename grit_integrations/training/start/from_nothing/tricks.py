@@ -12,7 +12,7 @@ from grit_integrations.prompts.formats import USER, Segment, Special
 from grit_integrations.reranking.wording import verdict_ids
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.rows.stream_files import StreamFiles
-from grit_integrations.training.start.from_nothing import bag, judge, reader, workspace
+from grit_integrations.training.start.from_nothing import bag_of_words, judge, reader, workspace
 from grit_integrations.training.start.start import Start
 
 
@@ -37,9 +37,11 @@ class StartFromNothing(Start):
             self._hold(lm)
             self._start_judging(lm)
         elif settings.start != "random":
-            codes = bag.token_codes(self.encoder.tokenizer)
-            weights = bag.token_weights(self.encoder.texts(self._files.documents(bag.IDF_DOCUMENTS)), codes)
-            bag.start_as_bag(lm, weights, codes, seed=self.config.seed, workspace=settings.workspace)
+            codes = bag_of_words.token_codes(self.encoder.tokenizer)
+            weights = bag_of_words.token_weights(
+                self.encoder.texts(self._files.documents(bag_of_words.IDF_DOCUMENTS)), codes
+            )
+            bag_of_words.start_as_bag(lm, weights, codes, seed=self.config.seed, workspace=settings.workspace)
             if settings.workspace:
                 self._hold(lm)
         return lm
@@ -47,7 +49,7 @@ class StartFromNothing(Start):
     def wake(self, lm: Any) -> None:
         """Give silent layers their start, once the embedding table that they read is trained."""
         if self.config.model.start == "reader" and self.config.model.checkpoint is None:
-            codes = bag.token_codes(self.encoder.tokenizer)
+            codes = bag_of_words.token_codes(self.encoder.tokenizer)
             reader.start_as_reader(lm, codes, workspace_scale=workspace.WORKSPACE_SCALE, seed=self.config.seed)
             self._start_judging(lm)
 

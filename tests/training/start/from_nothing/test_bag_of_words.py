@@ -13,7 +13,7 @@ from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.objectives.bag import bag_vectors
 from grit_integrations.training.rows.batches import embedding_inputs
 from grit_integrations.training.rows.stream_files import open_data
-from grit_integrations.training.start.from_nothing.bag import IDF_DOCUMENTS, token_codes, token_weights
+from grit_integrations.training.start.from_nothing.bag_of_words import IDF_DOCUMENTS, token_codes, token_weights
 from grit_integrations.training.trainer import Run
 
 
