@@ -32,10 +32,7 @@ from grit_integrations.kv.store.worker import Task, Worker
 if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock
     from grit_integrations.kv.policy import Speeds
-    from grit_integrations.kv.store.files import (
-        OpenedFile,
-        Stamp,
-    )
+    from grit_integrations.kv.store.files import OpenedFile
     from grit_integrations.kv.store.index import Totals
     from grit_integrations.kv.store.stats import Tally
 
@@ -64,7 +61,6 @@ class Disk:
         self.failures: list[CacheError] = []
         self._folder, self._tally = Folder(root), tally
         self._commit = threading.Lock()
-        self._trusted: dict[str, Stamp] = {}
         self._reported: set[str] = set()
         self._uses: dict[str, tuple[int, int]] = {}
         self._uses_since = time.monotonic()
@@ -85,17 +81,13 @@ class Disk:
             return None
         path = self._folder.path(row.file)
         try:
-            opened = open_file(path, trusted=self._trusted.get(row.file))
+            return open_file(path)
         except FileNotFoundError:
             self._forget(row)
             return None
         except CacheCorruptError as error:
             self._reject(path, error)
             raise
-        if len(self._trusted) > 100_000:
-            self._trusted.clear()
-        self._trusted[row.file] = opened.stamp
-        return opened
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` that are on disk."""
@@ -166,7 +158,7 @@ class Disk:
                 path = self._folder.path(row.file)
                 try:
                     checked += 1
-                    self._trusted[row.file] = check_file(path)
+                    check_file(path)
                     intact += 1
                 except FileNotFoundError:
                     checked -= 1
@@ -257,7 +249,6 @@ class Disk:
     def _remove(self, rows: Sequence[IndexRow]) -> None:
         for row in rows:
             self._folder.remove(row.file)
-            self._trusted.pop(row.file, None)
         self._tally.add("evicted", len(rows))
 
     def _take_uses(self) -> dict[str, tuple[int, int]]:
@@ -342,7 +333,6 @@ class Disk:
         """Remove the row of a file that is gone; return whether it was there."""
         with suppress(sqlite3.Error):
             if not self._folder.path(row.file).exists():
-                self._trusted.pop(row.file, None)
                 return self._back.forget(row.key, row.file)
         return False
 
@@ -352,7 +342,6 @@ class Disk:
         self.report(path.name, str(error))
         self._folder.quarantine(path)
         if path == self._folder.path(path.name):
-            self._trusted.pop(path.name, None)
             with suppress(sqlite3.Error):
                 self._back.forget(key_of(path.name) or "", path.name)
 

@@ -49,7 +49,7 @@ class Tiers:
             opened = self.disk.load(key)
             if opened is None:
                 return None
-            entry = Entry(opened.block, opened.header.namespace, opened.block.nbytes, opened.source)
+            entry = Entry(opened.block, opened.header.namespace, opened.block.nbytes)
             self.ram.put(key, entry, removals=removals)
             return opened.block
 
