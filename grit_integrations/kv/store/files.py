@@ -47,7 +47,7 @@ _NAME = re.compile(r"([0-9a-f]{2,128})-([0-9a-f]{32})\.safetensors")
 
 def is_key(key: str) -> bool:
     """Return whether `key` can name a file: 2 to 128 lower-case hexadecimal digits."""
-    return _KEY.fullmatch(key) is not None
+    return isinstance(key, str) and _KEY.fullmatch(key) is not None
 
 
 def file_name(key: str, digest: str) -> str:

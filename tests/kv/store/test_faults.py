@@ -22,7 +22,7 @@ from store_processes import block_files, run_child
 
 from grit_integrations.errors import CacheCorruptError, CacheError
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.store import files, folder
+from grit_integrations.kv.store import files, folder, leftovers
 from grit_integrations.kv.store.store import KVCacheStore
 
 
@@ -133,20 +133,19 @@ def test_files_under_each_others_names_are_found(tmp_path: Path) -> None:
         assert store.get("aa11") is None and store.get("aa22") is None and store.stats().quarantined == 2
 
 
-def test_foreign_files_are_put_aside(tmp_path: Path) -> None:
+def test_files_that_only_look_like_blocks_are_put_aside(tmp_path: Path) -> None:
     path = filled(tmp_path, "aa11")
     save_file({"weight": torch.ones(3)}, path.with_name(f"aa22-{'0' * 32}.safetensors"))
     tensors = load_file(path)
     header = {**make_block("aa33").metadata(), "format": "grit-kv-2", "key": "aa33", "namespace": ""}
     save_file(tensors, path.with_name(f"aa33-{'0' * 32}.safetensors"), metadata=header)
-    path.with_name("notes.txt").write_text("not ours")
-    wrong_folder = path.parent.with_name("zz")
+    wrong_folder = path.parent.with_name("bb")
     wrong_folder.mkdir()
     shutil.copy(path, wrong_folder)
     with KVCacheStore(tmp_path) as store:
-        assert store.stats().quarantined == 4 and store.stats().blocks == 1
+        assert store.stats().quarantined == 3 and store.stats().blocks == 1
         assert same(store.get("aa11"), make_block("aa11"))
-    assert len(list((tmp_path / "quarantine").iterdir())) == 4
+    assert len(list((tmp_path / "quarantine").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -375,7 +374,7 @@ def test_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
     for path in (living, dead, old):
         path.write_bytes(b"half a block")
     os.utime(old, (0, 0))
-    restarted = living.with_name(living.name.replace(folder._RUN, "0" * 32))
+    restarted = living.with_name(living.name.replace(leftovers.RUN, "0" * 32))
     restarted.write_bytes(b"of an earlier process with this number")
     KVCacheStore(tmp_path).close()
     assert list((tmp_path / "tmp").iterdir()) == [living]
@@ -390,8 +389,10 @@ def test_a_path_that_is_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         for key in ("aa", "bb"):
             assert store.put(key, make_block(key)) and same(store.get(key), make_block(key))
         store.flush()
-        assert store.stats().write_failures == 2 and store.get("cc") is None and store.contains(["aa"]) == [True]
-        assert store.verify().checked == 0 and store.delete(["aa"]) == 1
+        assert store.get("cc") is None and store.contains(["aa"]) == [True]
+        for care in (store.stats, store.verify, store.clear, lambda: store.delete(["aa"])):
+            with pytest.raises(CacheError, match="NotADirectoryError"):
+                care()
     assert len(caplog.records) == 2  # one about the folder, one about what is not written
     for path in (tmp_path / "file", tmp_path / "file" / "kv"):
         with pytest.raises(CacheError, match="folder"):
@@ -400,8 +401,8 @@ def test_a_path_that_is_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_a_locked_index_costs_a_miss_and_not_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grit_integrations.kv.store.disk._PATIENCE", 0.1)
-    monkeypatch.setattr("grit_integrations.kv.store.disk._HASTE", 0.05)
+    monkeypatch.setattr("grit_integrations.kv.store.opening._PATIENCE", 0.1)
+    monkeypatch.setattr("grit_integrations.kv.store.opening._HASTE", 0.05)
     filled(tmp_path, "aa")
     with KVCacheStore(tmp_path) as store, sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
