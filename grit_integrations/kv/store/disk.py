@@ -66,7 +66,8 @@ class Disk:
         self._opening = threading.Lock()
         self._opened: Opened | None = None
         self._failure: CacheError | None = None  # of the last attempt
-        self._tried = False
+        self._tried = self._closed = False
+        self._totals: Totals | None = None  # when it was closed
         self._next_attempt = 0.0
 
     @property
@@ -90,6 +91,8 @@ class Disk:
         Raises:
             CacheError, OSError, sqlite3.Error: why it cannot be opened.
         """
+        if self._closed:
+            raise CacheError(f"The KV cache at {self._folder.root} is closed. Open a new KVCacheStore there.")
         opened = self._opened
         if opened is not None and opened.refusal is None:
             if opened.inode == self._folder.index_inode():
@@ -220,8 +223,8 @@ class Disk:
         return Verification(checked, intact, self._tally["quarantined"] - before, missing, adopted)
 
     def totals(self) -> Totals:
-        """Return sums over all blocks."""
-        return self.open(patient=True).back.totals()
+        """Return sums over all blocks; after closing, those of that moment."""
+        return self._totals or self.open(patient=True).back.totals()
 
     def count_miss(self, key: str) -> int:
         """Note one more miss of a key; return how many there were."""
@@ -245,7 +248,10 @@ class Disk:
         """Write what waits, end the thread, close the index."""
         self.writer.close()
         self.note_uses()
+        self._closed = True
         if (opened := self._opened) is not None:
+            with suppress(*FAULTS):
+                self._totals = opened.back.totals()
             self._let_go(opened)
 
     # Writing, on the writer's thread

@@ -230,12 +230,12 @@ class KVCacheStore:
             return tiers.disk.verify(progress)
 
     def stats(self) -> StoreStats:
-        """Return what the store holds and what this process did with it.
+        """Return what the store holds, or held when it was closed, and what this process did with it.
 
         Raises:
-            CacheError: the index cannot be read, or the store is closed: nothing is known of the disk then.
+            CacheError: the index cannot be read: zeros would say that there is nothing.
         """
-        tiers, totals = self._reachable(), Totals(0, 0, 0, {})
+        tiers, totals = self._tiers if self._closed else self._open(), Totals(0, 0, 0, {})
         if tiers is not None and tiers.disk is not None:
             with self._raising():
                 totals = tiers.disk.totals()

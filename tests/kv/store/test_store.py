@@ -130,7 +130,8 @@ def test_a_block_outlives_its_store_and_its_file(tmp_path: Path) -> None:
     store.close()
     assert same(block, large_block("ab12"))
     assert store.get("ab12") is None and not store.put("ab12", block) and store.contains(["ab12"]) == [False]
-    for care in (store.stats, store.verify, store.clear, lambda: store.delete(["ab12"])):
+    assert (store.stats().blocks, store.stats().hits_ram) == (1, 1)  # as it was left
+    for care in (store.verify, store.clear, lambda: store.delete(["ab12"])):
         with pytest.raises(CacheError, match="closed"):  # zeros would say that nothing is on the disk
             care()
 
