@@ -122,7 +122,7 @@ class Disk:
             return None
         path = self._folder.path(row.file)
         try:
-            if self._folder.settle(path.parent, "folder"):
+            if self._folder.has_shard(row.file):
                 return open_file(path)
         except FileNotFoundError:
             pass

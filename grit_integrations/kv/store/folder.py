@@ -56,9 +56,8 @@ class Folder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             mark(self.root)
             self._make_quarantine()
-            for folder in (self._blocks, self._temporary):
-                self.settle(folder, "folder")
-                folder.mkdir(mode=0o700, exist_ok=True)
+            self._make(self._blocks)
+            self._make(self._temporary)
             for path in (self.lock, *self.index_files()):
                 self.settle(path, "file")
             if kind_of(self.index) is None:  # closing a file drops the locks that sqlite has on it in this process
@@ -92,8 +91,15 @@ class Folder:
         Raises:
             OSError: it cannot be looked at.
         """
-        path = self.path(name)
-        return kind_of(path.parent) == "folder" and kind_of(path) == "file"
+        return self.has_shard(name) and kind_of(self.path(name)) == "file"
+
+    def has_shard(self, name: str) -> bool:
+        """Whether the folder of a block's file is there; what stands in its place is moved aside, not followed.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        return self.settle(self._blocks, "folder") and self.settle(self.path(name).parent, "folder")
 
     def settle(self, path: Path, wanted: str) -> bool:
         """Move aside what is not the `"file"` or `"folder"` wanted at a path; return whether that is there."""
@@ -104,14 +110,19 @@ class Folder:
         return found == wanted
 
     def temporary(self) -> Path:
-        """Return a new temporary name, which says whose it is."""
+        """Return a new temporary name, which says whose it is.
+
+        Raises:
+            OSError: the folder for it is not there and cannot be made.
+        """
+        self._make(self._temporary)
         return self._temporary / temporary_name()
 
     def place(self, temporary: Path, name: str) -> None:
         """Move a written file to where it belongs, for good."""
         path = self.path(name)
-        if not self.settle(path.parent, "folder"):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._make(self._blocks)
+        if self._make(path.parent):
             _sync(self._blocks)
         self.settle(path, "file")
         temporary.replace(path)
@@ -120,7 +131,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Delete a block's file, if it is there and can be."""
         with contextlib.suppress(OSError):
-            if kind_of(self.path(name).parent) == "folder":
+            if self.has_shard(name):
                 self.path(name).unlink(missing_ok=True)
 
     def erase(self, keys: Iterable[str]) -> set[str]:
@@ -130,8 +141,8 @@ class Folder:
             OSError: a file cannot be deleted.
         """
         wanted, erased = set(keys), set()
-        shards = {self._blocks / key[:2] for key in wanted}
-        folders = [shard for shard in shards if kind_of(shard) == "folder"]
+        shards = {self._blocks / key[:2] for key in wanted} if self.settle(self._blocks, "folder") else set()
+        folders = [shard for shard in shards if self.settle(shard, "folder")]
         for path in [path for folder in folders for path in folder.iterdir()]:
             if (key := key_of(path.name)) in wanted:
                 discard(path)
@@ -210,6 +221,13 @@ class Folder:
             yield
         finally:
             os.close(descriptor)
+
+    def _make(self, folder: Path) -> bool:
+        """Make a folder if it is not there; return whether it was made."""
+        if self.settle(folder, "folder"):
+            return False
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return True
 
     def _make_quarantine(self) -> None:
         aside = None

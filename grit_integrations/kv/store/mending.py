@@ -40,6 +40,8 @@ class Mender:
         Raises:
             OSError, sqlite3.Error: as the disk and the index say.
         """
+        if opened.deletes:
+            self._folder.create()  # what was lost since, or stands in the way
         with suppress(OSError):
             self._folder.remove_leftovers()
         if opened.back.is_writable:
