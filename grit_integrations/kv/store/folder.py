@@ -67,7 +67,8 @@ class Folder:
             if (error.errno not in _FORBIDDEN and not is_full(error)) or kind_of(self._blocks) is None:
                 raise
         self._check_readable()
-        return all(os.access(folder, os.W_OK | os.X_OK) for folder in (self.root, self._blocks, self._temporary))
+        folders = (self.root, self._blocks, self._temporary)
+        return all(os.access(folder, os.W_OK | os.X_OK) for folder in folders) and os.access(self.index, os.W_OK)
 
     def index_files(self) -> list[Path]:
         """Return the index and what sqlite keeps beside it."""

@@ -231,7 +231,7 @@ class Index:
     def check(self) -> None:
         """Raise sqlite3.DatabaseError if the file is damaged."""
         with self._lock:
-            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(f"The index is damaged: {found}.")
         for row in self._all_rows("", []):

@@ -35,7 +35,8 @@ class Mender:
 
         Args:
             opened: the index.
-            careful: whether a file that cannot be read is an error rather than left out.
+            careful: whether every row is compared with its file's header, and a file that cannot be read is an error
+                rather than left out.
 
         Raises:
             OSError, sqlite3.Error: as the disk and the index say.
@@ -56,15 +57,17 @@ class Mender:
         missing = sum(
             self.forget(opened.back, row) for row in rows.values() if self._folder.path(row.file) not in files
         )
-        strangers = []
+        strangers, known = [], set[str]()
         for path, size in files.items():
             row = rows.get(path.name)
             if row is None or path != self._folder.path(path.name):
                 strangers.append((path, size))
-            elif row.bytes != size:
-                error = CacheCorruptError(f"{path} has {size} bytes, {row.bytes} were written.")
-                self.reject(opened.back, path, error)
-        return missing, self._adopt(opened, strangers, careful)
+            elif row.bytes != size or (careful and not _describes(row, path)):
+                if opened.back.is_writable:
+                    opened.back.forget(row.key, row.file)
+                known.add(row.file)
+                strangers.append((path, size))  # what the file itself says counts, if it is whole
+        return missing, len(self._adopt(opened, strangers, careful) - known)
 
     def forget(self, index: Index, row: IndexRow) -> bool:
         """Remove the row of a file that is gone; return whether it was there."""
@@ -94,18 +97,18 @@ class Mender:
             self._reported.add(about)
             _log.warning("%s", message)
 
-    def _adopt(self, opened: Opened, files: Sequence[tuple[Path, int]], careful: bool) -> int:
-        """Enter files that have no row, remove those whose key has another file, and evict what is too much."""
+    def _adopt(self, opened: Opened, files: Sequence[tuple[Path, int]], careful: bool) -> set[str]:
+        """Enter files that have no row, and return them; remove those whose key has another, evict what is too much."""
         rows = [row for path, size in files if (row := self._row_of(opened.back, path, size, careful)) is not None]
         if not opened.back.is_writable:
-            return 0
+            return set()
         owner = opened.refusal is None  # of the files: an index in memory may know less than the one on disk
         done = opened.back.commit(rows, {}, self._max_bytes if owner else None)
         self.remove_evicted(done.evicted)
         for row in rows:
             if owner and done.files[row.key] != row.file:
                 self._folder.remove(row.file)
-        return sum(done.files[row.key] == row.file for row in rows)
+        return {row.file for row in rows if done.files[row.key] == row.file}
 
     def _row_of(self, index: Index, path: Path, size: int, careful: bool) -> IndexRow | None:
         try:
@@ -120,3 +123,12 @@ class Mender:
                 raise
             return None  # evicted by another process meanwhile, or not readable
         return IndexRow(header.key, path.name, size, header.tokens, header.namespace, modified, modified)
+
+
+def _describes(row: IndexRow, path: Path) -> bool:
+    """Whether a row says what its file's header says; a file that is gone or bad is another's affair."""
+    try:
+        header = read_header(path)
+    except (FileNotFoundError, CacheCorruptError):
+        return True
+    return (header.namespace, header.tokens) == (row.namespace, row.tokens)

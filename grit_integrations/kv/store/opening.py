@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -63,26 +64,19 @@ def open_for_writing(folder: Folder, fill: Callable[[Opened], object], *, patien
     """
     if not folder.create():
         raise ReadOnlyError(f"{folder.root} cannot be written to. Blocks stay in RAM; make it writable to keep them.")
-    wait = _PATIENCE if patient else 0.0
+    wait, inode = _PATIENCE if patient else 0.0, folder.index_inode()
+    try:
+        return _filled(_connected(folder, wait), fill)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if not is_damage(error) and not _is_falsely_readonly(folder, error):
+            raise
+        _log.warning("%s is not usable (%s); it is rebuilt from the files.", folder.index, error)
     with folder.locked(wait):
-        try:
-            back = _checked(folder.index, wait)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if not is_damage(error):
-                raise
-            _log.warning("%s is not usable (%s); it is rebuilt from the files.", folder.index, error)
+        if folder.index_inode() == inode:  # or else another process has rebuilt it
             for path in folder.index_files():
                 folder.quarantine(path)
             folder.create()
-            back = Index(folder.index, wait=wait)
-    try:
-        opened = Opened(back, Index(folder.index, wait=wait, checkpoints=False), inode=folder.index_inode())
-    except BaseException:
-        back.close()
-        raise
-    back.wait_for_others(_PATIENCE)
-    opened.front.wait_for_others(_HASTE)
-    return _filled(opened, fill)
+    return _filled(_connected(folder, wait), fill)
 
 
 def open_without_writing(folder: Folder, fill: Callable[[Opened], object], error: BaseException) -> Opened:
@@ -111,14 +105,25 @@ def _filled(opened: Opened, fill: Callable[[Opened], object]) -> Opened:
     return opened
 
 
-def _checked(path: Path, wait: float) -> Index:
-    index = Index(path, wait=wait)
-    try:
-        index.check()
-    except BaseException:
-        index.close()
-        raise
-    return index
+def _connected(folder: Folder, wait: float) -> Opened:
+    """Connect to an index that was checked; nobody rebuilds it meanwhile."""
+    with folder.locked(wait):
+        back = Index(folder.index, wait=wait)
+        try:
+            back.check()
+            front = Index(folder.index, wait=wait, checkpoints=False)
+        except BaseException:
+            back.close()
+            raise
+    back.wait_for_others(_PATIENCE)
+    front.wait_for_others(_HASTE)
+    return Opened(back, front, inode=folder.index_inode())
+
+
+def _is_falsely_readonly(folder: Folder, error: BaseException) -> bool:
+    """Whether sqlite takes an index that may be written to for one that may not, as one flipped bit makes it do."""
+    found = [path for path in folder.index_files() if kind_of(path) is not None]
+    return "readonly" in str(error) and all(os.access(path, os.W_OK) for path in found)
 
 
 def _for_reading(folder: Folder) -> Index:
