@@ -182,24 +182,25 @@ class Disk:
         ours = keys is not None or namespace in (None, self._namespace)
         deleted = self.writer.cancel(keys) if ours else set()
         with self._commit:
-            rows = self._delete_rows(opened.back, keys, namespace)
-            deleted |= {row.key for row in rows}
-            deleted |= self._folder.erase(deleted if keys is None else keys)
+            deleted |= self._erase(opened.back, keys, namespace)
+            self._folder.erase(deleted)  # what a cancelled task had just written
             if keys is None:
                 self._folder.clear_quarantine()  # what is bad does not reliably say whose it is
         return deleted
 
-    def _delete_rows(self, index: Index, keys: Sequence[str] | None, namespace: str | None) -> list[IndexRow]:
-        rows = _chosen(index, keys, namespace)
+    def _erase(self, index: Index, keys: Sequence[str] | None, namespace: str | None) -> set[str]:
+        chosen = {row.key for row in _chosen(index, keys, namespace)}
         try:
-            return index.delete(keys, namespace=namespace)
+            with index.deleting(keys, namespace=namespace) as rows:
+                found = {row.key for row in rows}
+                return found | self._folder.erase(found if keys is None else keys)
         except sqlite3.Error as error:
             if not lacks_room(error):
                 raise
-        self._folder.erase(row.key for row in rows)  # which makes the room that the index needs
-        with suppress(sqlite3.Error):  # a row without a file is dropped when somebody notices
-            index.delete(keys, namespace=namespace)
-        return rows
+        erased = self._folder.erase(chosen if keys is None else keys)  # which makes the room that the index needs
+        with suppress(sqlite3.Error), index.deleting(keys, namespace=namespace):
+            pass  # if there is none yet: a row without a file is dropped when somebody notices
+        return chosen | erased
 
     def verify(self, progress: bool | None) -> Verification:
         """Read every file; see `KVCacheStore.verify`."""

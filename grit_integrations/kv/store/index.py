@@ -150,8 +150,9 @@ class Index:
             self._drop_unsound("", [])
             self._clamp_times(None)
 
-    def delete(self, keys: Iterable[str] | None = None, *, namespace: str | None = None) -> list[IndexRow]:
-        """Delete the rows of keys, of a namespace, or (neither given) all; return them."""
+    @contextmanager
+    def deleting(self, keys: Iterable[str] | None = None, *, namespace: str | None = None) -> Iterator[list[IndexRow]]:
+        """Delete the rows of keys, of a namespace, or (neither given) all, and give them; an error brings them back."""
         where, values = "", list[object]()
         if keys is not None:
             where, values = _among(keys)
@@ -160,7 +161,7 @@ class Index:
         with self._transaction():
             rows = self._rows(where, values)
             self._db.execute(f"DELETE FROM blocks {where}", values)  # noqa: S608 - one of the texts above
-            return rows
+            yield rows
 
     def forget(self, key: str, file: str) -> bool:
         """Delete a row whose file is gone or bad, unless the key has another file by now."""
