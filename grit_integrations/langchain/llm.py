@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 from langchain_core.outputs import LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from grit_integrations import __version__
@@ -87,6 +88,34 @@ class GritLLM(GritGenerator, BaseLLM):
         """Generate without blocking the event loop; cancelling the task stops the work."""
         keyed = await asyncio.to_thread(self._keyed, kwargs)
         return await BaseLLM.agenerate(keyed, prompts, stop, callbacks, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Complete each prompt. With `return_exceptions`, and so with fallbacks, each has its own answer or error."""
+        if return_exceptions:
+            return Runnable[LanguageModelInput, str].batch(self, inputs, config, return_exceptions=True, **kwargs)
+        return BaseLLM.batch(self, inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Complete each prompt without blocking the event loop; otherwise like `batch`."""
+        if return_exceptions:
+            return await Runnable[LanguageModelInput, str].abatch(
+                self, inputs, config, return_exceptions=True, **kwargs
+            )
+        return await BaseLLM.abatch(self, inputs, config, **kwargs)
 
     def _keyed(self, kwargs: Mapping[str, Any]) -> GritLLM:
         """Return a model whose `_identifying_params` are right as the key of cached answers.
