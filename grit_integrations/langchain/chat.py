@@ -158,8 +158,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        generation = call.grit.generate(as_turns(messages), call.documents, **options)
+        generation = call.stream(as_turns(messages), known_texts(messages)).result()
         return chat_result(generation, call)
 
     async def _agenerate(
@@ -170,9 +169,8 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        generation = await call.grit.agenerate(as_turns(messages), call.documents, **options)
-        return chat_result(generation, call)
+        stream = await call.astream(as_turns(messages), known_texts(messages))
+        return chat_result(await stream.aresult(), call)
 
     def _stream(
         self,
@@ -182,8 +180,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        with call.grit.stream(as_turns(messages), call.documents, **options) as stream:
+        with call.stream(as_turns(messages), known_texts(messages)) as stream:
             for piece in stream:
                 if piece.is_empty:
                     continue
@@ -200,8 +197,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        async with await call.grit.astream(as_turns(messages), call.documents, **options) as stream:
+        async with await call.astream(as_turns(messages), known_texts(messages)) as stream:
             async for piece in stream:
                 if piece.is_empty:
                     continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
@@ -151,8 +150,7 @@ class GritLLM(GritGenerator, BaseLLM):
     ) -> LLMResult:
         call = self._call_of(stop, kwargs)
         with ExitStack() as running:  # an error of one closes them all
-            start = partial(call.grit.stream, documents=call.documents, **call.options())
-            streams = [running.enter_context(start(prompt)) for prompt in prompts]
+            streams = [running.enter_context(call.stream(prompt)) for prompt in prompts]
             return llm_result([stream.result() for stream in streams], call)
 
     async def _agenerate(
@@ -164,8 +162,7 @@ class GritLLM(GritGenerator, BaseLLM):
     ) -> LLMResult:
         call = self._call_of(stop, kwargs)
         async with AsyncExitStack() as running:
-            start = partial(call.grit.astream, documents=call.documents, **call.options())
-            streams = [await running.enter_async_context(await start(prompt)) for prompt in prompts]
+            streams = [await running.enter_async_context(await call.astream(prompt)) for prompt in prompts]
             return llm_result([await stream.aresult() for stream in streams], call)
 
     def _stream(
@@ -176,7 +173,7 @@ class GritLLM(GritGenerator, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[LLMGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        with call.grit.stream(prompt, call.documents, **call.options()) as stream:
+        with call.stream(prompt) as stream:
             for piece in stream:
                 if piece.is_empty:
                     continue
@@ -193,7 +190,7 @@ class GritLLM(GritGenerator, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[LLMGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        async with await call.grit.astream(prompt, call.documents, **call.options()) as stream:
+        async with await call.astream(prompt) as stream:
             async for piece in stream:
                 if piece.is_empty:
                     continue
