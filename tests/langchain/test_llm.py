@@ -56,6 +56,8 @@ async def test_streams_add_up(llm: GritLLM) -> None:
     full = sum(chunks[1:], start=chunks[0])
     assert len(full.generation_info["logprobs"]["content"]) == 8
     assert full.generation_info["finish_reason"] == "length"
+    twice = sum([*chunks[1:], *llm._stream("Hello")], start=chunks[0])
+    assert twice.text == text * 2, "sums may go on over several answers"
 
 
 async def test_stopping_and_errors(llm: GritLLM, tiny: GritLM, monkeypatch: Any) -> None:
