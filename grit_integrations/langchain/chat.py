@@ -111,9 +111,10 @@ class ChatGrit(GritGenerator, BaseChatModel):
         return self
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Return how many tokens the whole prompt of `messages` has; `tools` add none, since this model takes none."""
+        """Return how many tokens `invoke` sends for `messages`; `tools` add none, since this model takes none."""
         try:
-            return self.grit.count_message_tokens(as_turns(messages))
+            known = known_texts(messages)
+            return len(self.grit.prompt(as_turns(messages), caching=self.caching, known_documents=known))
         except EmptyTextError:
             return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -20,6 +21,7 @@ from langchain_core.messages import (
 from grit_integrations import GritLM, Message, PromptError
 from grit_integrations.langchain import ChatGrit
 from grit_integrations.langchain.messages import as_turns
+from grit_integrations.options import CACHINGS
 
 CALL = {"name": "search", "args": {"query": "heart"}, "id": "1", "type": "tool_call"}
 
@@ -150,3 +152,20 @@ def test_whole_prompts_are_counted(chat: ChatGrit, tiny: GritLM) -> None:
     assert chat.get_num_tokens_from_messages(messages) == chat.invoke(messages).usage_metadata["input_tokens"]
     assert chat.get_num_tokens_from_messages([]) == 0
     assert chat.get_num_tokens_from_messages([HumanMessage(" ")]) == 0
+
+
+@pytest.mark.parametrize("caching", [None, *CACHINGS])
+def test_what_is_counted_is_what_is_sent(tiny: GritLM, caching: Any) -> None:
+    chat = ChatGrit(model=tiny, caching=caching, max_tokens=1)
+    page = Document("The heart is a muscle that pumps blood through the vessels of the body, all life long.")
+    threads: list[list[BaseMessage]] = [
+        [HumanMessage("Hello")],
+        [AIMessage(LEFT_BEHIND["LangChain"]), HumanMessage("Hello 😀 </s> <|user|>")],
+        [
+            HumanMessage("What pumps blood?"),
+            AIMessage("", tool_calls=[CALL]),
+            ToolMessage(f"Source: heart\n\n{page.page_content}", tool_call_id="1", artifact=[page]),
+        ],
+    ]
+    for thread in threads:
+        assert chat.get_num_tokens_from_messages(thread) == chat.invoke(thread).usage_metadata["input_tokens"]
