@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from pydantic import ConfigDict
 from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import Pooling
+from grit_integrations.prompts.requests import embedding_inputs
 from grit_integrations.results import Vectors
 
 
@@ -97,6 +99,15 @@ class GritEmbeddings(ModelSource, Embeddings):
         with overflow_as_langchains():
             vectors = await self.grit.aembed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
         return _lists(vectors)[0]
+
+    def check_documents(self, texts: Sequence[str]) -> None:
+        """Refuse documents that cannot be embedded, without embedding any; raises as the class says."""
+        if not self.truncate:
+            grit = self.grit
+            with overflow_as_langchains():
+                embedding_inputs(
+                    grit.checkpoint.tokenizer, grit.window, texts, "Document", instruction=self.document_instruction
+                )
 
     @property
     def namespace(self) -> str:

@@ -17,12 +17,12 @@ from pydantic import ConfigDict, model_validator
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.options import RerankingFields
+from grit_integrations.langchain.scores import SCORE, scored
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import check_top_n
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.results import Ranked
 
-SCORE = "relevance_score"  # where chains and tracers look for it
 OWN = -1  # how LangChain's rerankers spell "as many as the instance says"
 
 
@@ -177,11 +177,8 @@ class _CrossEncoder(BaseCrossEncoder):
 
 def _copies(documents: Sequence[Document], entries: Sequence[Mapping[str, Any]]) -> list[Document]:
     """Return a copy of each document that an entry names, which shares no metadata with the original."""
-    return [_scored(documents[entry["index"]], entry[SCORE]) for entry in entries]
-
-
-def _scored(document: Document, score: float) -> Document:
-    return document.model_copy(update={"metadata": {**deepcopy(document.metadata), SCORE: score}})
+    found = [(documents[entry["index"]], entry[SCORE]) for entry in entries]
+    return [scored(document, score, metadata=deepcopy(document.metadata)) for document, score in found]
 
 
 def _texts(documents: Sequence[str | Document | Mapping[str, Any]]) -> list[str]:
