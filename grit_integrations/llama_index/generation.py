@@ -42,6 +42,7 @@ class LLMCall:
     query_instruction: str
     quotable: Sequence[tuple[int, int]] | None
     prepared: Prompt | None
+    known_documents: Sequence[str] = ()
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: str | None) -> LLMCall:
@@ -81,4 +82,5 @@ class LLMCall:
             "caching": self.caching,
             "query_instruction": self.query_instruction,
             "quotable": self.quotable,
+            "known_documents": self.known_documents,
         }
