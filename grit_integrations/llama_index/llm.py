@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -24,6 +25,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
+from grit_integrations.llama_index.arguments import check_kind
 from grit_integrations.llama_index.events import announce
 from grit_integrations.llama_index.generation import LLMCall, PreparedDocuments
 from grit_integrations.llama_index.messages import as_turns, cached_texts
@@ -109,6 +111,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         **options: Any,
     ) -> None:
         decoding = self._taken(options)
+        check_kind("output_parser", output_parser, BaseOutputParser, NoneType)
         if caching is not None:
             check_caching(caching)
             options |= {} if isinstance(model, GritLM) else {"caching": caching}
@@ -119,7 +122,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
             system_prompt=system_prompt,
             output_parser=output_parser,
             pydantic_program_mode=pydantic_program_mode,
-            callback_manager=callback_manager or CallbackManager([]),
+            callback_manager=callback_manager,
             rate_limiter=rate_limiter,
         )
 

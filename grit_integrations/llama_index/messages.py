@@ -47,7 +47,7 @@ def as_turns(messages: Sequence[ChatMessage]) -> list[Message]:
         PromptError: something else than messages, or one that holds more than text and is not the assistant's; it is
             named.
     """
-    _check(messages)
+    check_messages(messages)
     return [_as_turn(message, f"Message {index}") for index, message in enumerate(messages)]
 
 
@@ -57,7 +57,7 @@ def cached_texts(messages: Sequence[ChatMessage]) -> list[str]:
     Raises:
         PromptError: as `as_turns` says.
     """
-    _check(messages)
+    check_messages(messages)
     texts: list[str] = []
     stretch: list[str] = []
     for index, message in enumerate(messages):
@@ -99,7 +99,12 @@ def _shown(block: Any, where: str) -> Iterator[str]:
             )
 
 
-def _check(messages: object) -> None:
+def check_messages(messages: object) -> None:
+    """Refuse what is no list of the framework's messages.
+
+    Raises:
+        PromptError: it says what was found, and where.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise PromptError(f"The messages are a {type(messages).__name__}. Give a list of ChatMessage.")
     for index, message in enumerate(messages):
