@@ -17,7 +17,7 @@ from grit_integrations.engine.streaming import GenerationStream
 from grit_integrations.engine.vectors import Embedding, aembed, embed
 from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.handle import ModelHandle
-from grit_integrations.options import MODES, Decoding, Reranking
+from grit_integrations.options import MODES, Decoding, Reranking, check_caching
 from grit_integrations.progress import progress_bar
 from grit_integrations.prompts.formats import check_characters
 from grit_integrations.prompts.requests import Prompt, document_plan, prompt_of
@@ -39,7 +39,8 @@ class PromptOptions(TypedDict, total=False):
     Attributes:
         caching: another mode than the object's.
         known_documents: texts that may stand verbatim in the messages; where one does, it is a block of the KV cache.
-            Documents given to `remember_documents` are known anyway.
+            Documents given to `remember_documents` are known anyway, except in `"doc"` mode, where a block of its own
+            is read differently: there an answer depends on its own call alone.
         query_instruction: what the question was embedded under; used by the `query` modes of caching, and by quoting
             that picks sentences.
         quotable: of each document, where the part begins and ends that may be quoted, in characters; by default all.
@@ -169,15 +170,14 @@ class GritLM(ModelHandle):
         for name in options:
             if name not in PromptOptions.__annotations__:
                 raise OptionError.unknown(name, [*PromptOptions.__annotations__, "decoding"])
-        engine = self._source.loaded
-        recent = [] if engine is None else engine.recent.texts()
+        caching = check_caching(options.get("caching") or self.caching)
         return prompt_of(
             self.checkpoint.tokenizer,
             self.window,
             messages,
             documents,
-            caching=options.get("caching") or self.caching,
-            known=[*options.get("known_documents", ()), *recent],
+            caching=caching,
+            known=[*options.get("known_documents", ()), *self._remembered(caching)],
             query_instruction=options.get("query_instruction", ""),
             quotable=options.get("quotable"),
         )
@@ -291,7 +291,8 @@ class GritLM(ModelHandle):
     def remember_documents(self, documents: Sequence[str]) -> None:
         """Note documents that were retrieved; where a later prompt holds one verbatim, it is a block of the KV cache.
 
-        The last 100 are remembered, for all objects that share these weights.
+        The last 100 are remembered, for all objects that share these weights. `"doc"` mode takes none of them: what a
+        prompt's tokens see of each other would hang on what somebody else retrieved. Give it `documents`.
 
         Raises:
             PromptError: one string, or a document that is no text.
@@ -369,6 +370,10 @@ class GritLM(ModelHandle):
     ) -> int:
         """Return how many tokens the whole prompt of `messages` and `documents` has; reads no weights."""
         return len(self.prompt(messages, documents, caching=caching))
+
+    def _remembered(self, caching: Caching) -> list[str]:
+        engine = self._source.loaded
+        return [] if engine is None or MODES[caching].embeds_in_place else engine.recent.texts()
 
     def _is_stored(self, document: str) -> bool:
         try:

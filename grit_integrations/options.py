@@ -51,6 +51,11 @@ class CachingMode:
         return self.keeps and (self.embeds_documents or not self.embedded)
 
     @property
+    def embeds_in_place(self) -> bool:
+        """Whether a document that stands word for word in a turn is read bidirectionally there."""
+        return self.embedded == ("documents",)
+
+    @property
     def indexable(self) -> bool:
         """Whether all blocks are made of documents alone, so that an index can hold them."""
         return not self.embeds_query

@@ -139,7 +139,7 @@ def _with_known(part: Part, known: Sequence[str], caching: Caching) -> Parts:
     spans = find_verbatim(part.text, known) if isinstance(part, Segment) and part.content else []
     if not spans or not isinstance(part, Segment):
         return [part]
-    if MODES[caching].embedded == ("documents",):
+    if MODES[caching].embeds_in_place:
         return _embedded_in_place(part.text, spans)
     cuts: list[int] = []
     end = 0

@@ -14,7 +14,7 @@ from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.errors import CacheError
 from grit_integrations.kv.policy import BreakEven, CachePolicy
 from grit_integrations.kv.store.store import Disk
-from grit_integrations.options import Caching
+from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.formats import Message
 from grit_integrations.results import CacheReport, Generation
 
@@ -262,6 +262,25 @@ def test_remembered_documents_are_found_in_a_message(make: Make) -> None:
         grit._loaded().recent._texts.clear()  # all tests share the weights, and these with them
     assert found.cache.hits + found.cache.misses == 1
     assert grit.generate(message, decoding=FOUR, known_documents=[HEART]).cache.hits == 1
+
+
+@pytest.mark.parametrize("caching", CACHINGS)
+def test_what_others_retrieved_changes_no_token_and_no_pattern_that_a_call_reads(make: Make, caching: Caching) -> None:
+    grit = make(KVCacheStore(None))
+    prompts = [f"{HEART}\n\n{QUESTION}", f"{'Look at this. ' * 30}{STARS} {HEART}"]
+    before = [grit.prompt(prompt, caching=caching) for prompt in prompts]
+    answers = [grit.generate(prompt, decoding=FOUR) for prompt in before]
+    grit.remember_documents([HEART, STARS])
+    try:
+        after = [grit.prompt(prompt, caching=caching) for prompt in prompts]
+        answered = [grit.generate(prompt, decoding=FOUR) for prompt in after]
+    finally:
+        grit._loaded().recent._texts.clear()
+    for one, other in zip(before, after, strict=True):
+        assert one.plan.prompt_ids == other.plan.prompt_ids
+        assert {block.pattern for block in other.plan.blocks} <= {"causal"}
+        assert caching != "doc" or one.plan == other.plan
+    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in answered]
 
 
 # Faults
