@@ -30,7 +30,7 @@ from grit_integrations.kv.store.worker import Task, Worker
 
 if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock
-    from grit_integrations.kv.policy import Speeds
+    from grit_integrations.kv.speeds import Speeds
     from grit_integrations.kv.store.files import OpenedFile
     from grit_integrations.kv.store.index import Index, Totals
     from grit_integrations.kv.store.opening import Opened

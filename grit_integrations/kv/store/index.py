@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.files import key_of
 
 VERSION = 1  # PRAGMA user_version

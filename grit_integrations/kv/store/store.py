@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import CacheError, OptionError
 from grit_integrations.kv.keys import check_namespace
-from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.disk import Disk
 from grit_integrations.kv.store.faults import Recovery
 from grit_integrations.kv.store.files import is_key

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import CacheCorruptError
-from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.ram import Entry
 from grit_integrations.kv.store.recovery import FAULTS
 from grit_integrations.kv.store.worker import Worker
