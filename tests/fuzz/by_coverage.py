@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ TARGETS = {"checkpoint": fuzz_targets.checkpoint_case, "store": fuzz_targets.sto
 def main() -> None:
     """Run libFuzzer on a target until its time is over; it stops at the first raw exception, hang or crash."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     target = TARGETS[sys.argv.pop(1)]
     atheris.Setup([*sys.argv, "-timeout=60", "-rss_limit_mb=4096"], target)
     atheris.Fuzz()
