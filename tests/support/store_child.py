@@ -150,6 +150,22 @@ def _write_for_ever(path: str, number: int, pipe: int) -> None:
         os.write(pipe, f"{key}\n".encode())
 
 
+def compute_in_a_fork(path: str, key: str) -> None:
+    """Compute in several threads, fork, and compute with a large block in the child: torch has its threads no more."""
+    torch.set_num_threads(2)
+    block = make_block(key, tokens=6000)
+    total = float(block.keys.sum())
+    with KVCacheStore(path, ram_bytes=0) as store:
+        store.put(key, block)
+        store.flush()
+        child = os.fork()
+        if child == 0:
+            found = store.get(key)
+            right = found is not None and abs(float(found.keys.sum()) - total) < 1e-2 * abs(total)
+            os._exit(0 if right else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def leave_open(path: str, key: str) -> None:
     """End without closing: what was put must be on disk all the same."""
     store = KVCacheStore(path)

@@ -1,10 +1,16 @@
-"""Stores in forked children: sqlite connections, threads and locks are the parent's, so each is opened anew."""
+"""Stores in forked children: sqlite connections, threads and locks are the parent's, so each is opened anew.
+
+A child computes with one thread, as in the workers of torch's data loaders. One that has a model of its own, and whose
+parent never computed anything, may call `torch.set_num_threads`.
+"""
 
 from __future__ import annotations
 
 import os
 import weakref
 from typing import Protocol
+
+import torch
 
 
 class Forkable(Protocol):
@@ -25,7 +31,10 @@ def reopen_in_children(store: Forkable) -> None:
 
 
 def _leave_to_parent() -> None:
-    _OF_PARENT.extend(store.leave_to_parent() for store in list(_OPEN))
+    stores = list(_OPEN)
+    if stores:
+        torch.set_num_threads(1)  # its other threads are the parent's: what is shared out to them is never done here
+    _OF_PARENT.extend(store.leave_to_parent() for store in stores)
 
 
 if hasattr(os, "register_at_fork"):

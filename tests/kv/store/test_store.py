@@ -19,7 +19,7 @@ from store_processes import block_files, run_child
 
 from grit_integrations.errors import CacheError, CacheFullError, OptionError
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
 from grit_integrations.kv.store import files
 from grit_integrations.kv.store.store import KVCacheStore
@@ -350,6 +350,10 @@ def test_a_fork_opens_its_own(tmp_path: Path) -> None:
             os._exit(0 if ok else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert same(store.get("bb"), make_block("bb"))
+
+
+def test_a_forked_child_computes_with_what_it_reads(tmp_path: Path) -> None:
+    run_child("compute_in_a_fork", tmp_path, "aa")
 
 
 @pytest.mark.parametrize(
