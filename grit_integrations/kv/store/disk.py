@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MOST_USES = 256  # uses that wait to be noted in the index
 _USES_AGE = 5.0  # seconds that they wait at most, while there are more
 _TOUCH = "touch"  # names the task that notes uses; no block has such a key
-_QUICK = 0.01  # seconds of an attempt to open that nobody notices
+_QUICK = 0.05  # seconds of an attempt to open after which there may be another at once
 _SHARE = 20  # how many times longer than a slow attempt the disk is left alone after it
 
 
