@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
@@ -41,6 +41,25 @@ _USES_AGE = 5.0  # seconds that they wait at most, while there are more
 _TOUCH = "touch"  # names the task that notes uses; no block has such a key
 _QUICK = 0.05  # seconds of an attempt to open after which there may be another at once
 _SHARE = 20  # how many times longer than a slow attempt the disk is left alone after it
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _after_rebuilding(method: Callable[Concatenate[Disk, P], T]) -> Callable[Concatenate[Disk, P], T]:
+    """Do something again if it found the index damaged: the second time the index was rebuilt from the files."""
+
+    @wraps(method)
+    def twice(disk: Disk, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(disk, *args, **kwargs)
+        except FAULTS as error:
+            if not is_damage(error):
+                raise
+            disk.distrust(error)
+        return method(disk, *args, **kwargs)
+
+    return twice
 
 
 class Disk:
@@ -165,6 +184,7 @@ class Disk:
             if opened is not None and opened.refusal is None and (uses := self._take_uses()):
                 opened.back.commit([], uses, None)
 
+    @_after_rebuilding
     def delete(self, keys: Sequence[str] | None, namespace: str | None) -> set[str]:
         """Delete the blocks of keys, of a namespace, or (neither given) all, queued ones too; return their keys.
 
@@ -202,6 +222,7 @@ class Disk:
             pass  # if there is none yet: a row without a file is dropped when somebody notices
         return chosen | erased
 
+    @_after_rebuilding
     def verify(self, progress: bool | None) -> Verification:
         """Read every file; see `KVCacheStore.verify`."""
         opened, before = self.open(patient=True), self._tally["quarantined"]
@@ -223,6 +244,7 @@ class Disk:
                     self._mender.reject(opened.back, path, error)
         return Verification(checked, intact, self._tally["quarantined"] - before, missing, adopted)
 
+    @_after_rebuilding
     def totals(self) -> Totals:
         """Return sums over all blocks; after closing, those of that moment."""
         return self._totals or self.open(patient=True).back.totals()
@@ -239,6 +261,7 @@ class Disk:
         """Keep the first measurements."""
         self.open().front.record_speeds(model, measured)
 
+    @_after_rebuilding
     def forget_misses(self) -> None:
         """Forget all misses."""
         opened = self.open(patient=True)
