@@ -119,9 +119,14 @@ class Disk:
             self._let_go(opened)  # deleted, or another process has rebuilt it
         elif opened is not None and not writing and not patient:
             return opened
-        with self._opening:
+        # An answer does not wait for somebody who waits for another process.
+        if not self._opening.acquire(blocking=patient or self._failure is None):
+            return self._as_before(self._opened)
+        try:
             opened = self._opened
             return opened if opened is not None and opened.refusal is None else self._try_to_open(patient)
+        finally:
+            self._opening.release()
 
     def distrust(self, error: BaseException) -> None:
         """Let go of an index that was found to be damaged; the next use checks it and rebuilds it from the files."""
@@ -359,14 +364,17 @@ class Disk:
             slow = 0.0 if waits else max(time.monotonic() - began - _QUICK, 0.0)
             self._next_attempt = time.monotonic() + _SHARE * slow
             opened = before or open_without_writing(self._folder, fill, error)
+        else:
+            self._failure = None
         self._opened = opened
         return opened
 
     def _as_before(self, before: Opened | None) -> Opened:
         if before is not None:
             return before
-        assert self._failure is not None
-        raise self._failure.with_traceback(None)
+        raise (self._failure or CacheError(f"The KV cache at {self._folder.root} is being opened.")).with_traceback(
+            None
+        )
 
     def _let_go(self, opened: Opened) -> None:
         with self._opening:

@@ -148,6 +148,19 @@ def test_what_is_asked_of_a_locked_store_takes_no_time(kv: Path) -> None:
     works(store)
 
 
+def test_an_answer_does_not_wait_for_who_waits_for_the_lock(kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(kv):
+        store = KVCacheStore(kv, namespace="tenant", ram_bytes=0)
+        monkeypatch.setattr("grit_integrations.kv.store.opening._PATIENCE", 8.0)
+        waiting = threading.Thread(target=store.verify)
+        waiting.start()
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert readable(store) == 0
+        assert waiting.is_alive() and time.monotonic() - began < 4
+    waiting.join()
+
+
 def test_a_slow_disk_is_left_alone_for_a_while(kv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = []
 
