@@ -51,7 +51,7 @@ def existing_cache(store: Path) -> Iterator[KVCacheStore]:
 
     Raises:
         IngestError: there is no index.
-        CacheError: it has no KV cache.
+        CacheError: it has no KV cache, or one that cannot be opened: nobody is told then that it is empty or whole.
     """
     if read_card(store) is None:
         raise IngestError(f"There is no store at {store}. Make one first: grit index PATH... --caching doc")
@@ -61,7 +61,7 @@ def existing_cache(store: Path) -> Iterator[KVCacheStore]:
             f"The store at {store} has no KV cache (caching is {settings.caching}). "
             "Fill one with: grit index PATH... --caching doc"
         )
-    with KVCacheStore(folder, max_bytes=settings.size, precision=settings.precision) as kv:
+    with KVCacheStore(folder, max_bytes=settings.size, precision=settings.precision, strict=True) as kv:
         yield kv
 
 

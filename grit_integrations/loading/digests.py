@@ -60,8 +60,11 @@ def _computed(path: Path) -> str:
 
 
 def _read() -> dict[str, tuple[Signature, str]]:
+    table = cache_folder() / "digests.json"
+    if not table.is_file():  # a pipe in its place would be waited for
+        return {}
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-        stored = json.loads((cache_folder() / "digests.json").read_text(encoding="utf-8"))
+        stored = json.loads(table.read_text(encoding="utf-8"))
         return {str(key): ((int(a), int(b), int(c)), str(digest)) for key, ((a, b, c), digest) in stored.items()}
     return {}
 

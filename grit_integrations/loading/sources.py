@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from grit_integrations.errors import ModelLoadError
 from grit_integrations.loading.checkpoint import Checkpoint, identity_of
+from grit_integrations.loading.shards import check_regular
 
 BUNDLED_NAME = "grit-mini"
 BUNDLED = Path(__file__).parents[1] / "bundled" / BUNDLED_NAME
@@ -35,7 +37,8 @@ def find_checkpoint(source: str | Path, *, revision: str | None = None, local_fi
     Only JSON, safetensors and tokenizer files are fetched; GritLM's repositories also carry the same weights pickled.
 
     Raises:
-        ModelLoadError: no such directory, or the hub cannot be reached or has no such repository.
+        ModelLoadError: no such directory, something in it that is no file, or the hub cannot be reached or has no such
+            repository.
     """
     path, name = Path(BUNDLED if source == BUNDLED_NAME else source).expanduser(), str(source)
     if path.is_dir():
@@ -53,8 +56,20 @@ _open: WeakValueDictionary[tuple[str, str], Checkpoint] = WeakValueDictionary()
 
 def _opened(directory: Path, name: str) -> Checkpoint:
     """Return the process's one object for a directory, so that its tokenizer is read once and shared."""
+    _check_files(directory)
     checkpoint = Checkpoint(directory, name, identity_of(directory))
     return _open.setdefault((checkpoint.identity, name), checkpoint)
+
+
+def _check_files(directory: Path) -> None:
+    """Refuse what is no file under the name of one, also where transformers opens it: it would wait in a pipe."""
+    try:
+        files = sorted(directory.iterdir())
+    except OSError as error:
+        raise ModelLoadError(f"{directory} cannot be read: {error}.") from error
+    for file in files:
+        if any(fnmatch(file.name, pattern) for pattern in _HUB_FILES):
+            check_regular(file)
 
 
 def _download(name: str, revision: str | None, local_files_only: bool) -> Path:

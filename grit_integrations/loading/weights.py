@@ -243,7 +243,7 @@ def _state_of(file: Path) -> str:
     """Name a file and its state: one that was replaced is another."""
     try:
         return f"{file.resolve()} {signature(file)}"
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself
         return str(file)
 
 

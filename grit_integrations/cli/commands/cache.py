@@ -137,6 +137,7 @@ def _facts(store: Path, kv: KVCacheStore) -> dict[str, Any]:
     held, settings, card = kv.stats(), read_settings(store), read_card(store)
     assert card is not None
     folder = cache_directory(store)
+    aside = folder / "quarantine"
     return {
         "folder": str(folder),
         "blocks": held.blocks,
@@ -149,7 +150,7 @@ def _facts(store: Path, kv: KVCacheStore) -> dict[str, Any]:
         "model": card["origin"]["model"],
         "fingerprint": card["origin"]["fingerprint"],
         "namespaces": {name: {"blocks": n, "bytes": size} for name, (n, size) in sorted(held.namespaces.items())},
-        "quarantined": sum(1 for _ in (folder / "quarantine").iterdir()),
+        "quarantined": sum(1 for _ in aside.iterdir()) if aside.is_dir() else 0,
     }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
@@ -39,8 +39,27 @@ if TYPE_CHECKING:
 _MOST_USES = 256  # uses that wait to be noted in the index
 _USES_AGE = 5.0  # seconds that they wait at most, while there are more
 _TOUCH = "touch"  # names the task that notes uses; no block has such a key
-_QUICK = 0.01  # seconds of an attempt to open that nobody notices
+_QUICK = 0.05  # seconds of an attempt to open after which there may be another at once
 _SHARE = 20  # how many times longer than a slow attempt the disk is left alone after it
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _after_rebuilding(method: Callable[Concatenate[Disk, P], T]) -> Callable[Concatenate[Disk, P], T]:
+    """Do something again if it found the index damaged: the second time the index was rebuilt from the files."""
+
+    @wraps(method)
+    def twice(disk: Disk, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(disk, *args, **kwargs)
+        except FAULTS as error:
+            if not is_damage(error):
+                raise
+            disk.distrust(error)
+        return method(disk, *args, **kwargs)
+
+    return twice
 
 
 class Disk:
@@ -100,9 +119,14 @@ class Disk:
             self._let_go(opened)  # deleted, or another process has rebuilt it
         elif opened is not None and not writing and not patient:
             return opened
-        with self._opening:
+        # An answer does not wait for somebody who waits for another process.
+        if not self._opening.acquire(blocking=patient or self._failure is None):
+            return self._as_before(self._opened)
+        try:
             opened = self._opened
             return opened if opened is not None and opened.refusal is None else self._try_to_open(patient)
+        finally:
+            self._opening.release()
 
     def distrust(self, error: BaseException) -> None:
         """Let go of an index that was found to be damaged; the next use checks it and rebuilds it from the files."""
@@ -165,6 +189,7 @@ class Disk:
             if opened is not None and opened.refusal is None and (uses := self._take_uses()):
                 opened.back.commit([], uses, None)
 
+    @_after_rebuilding
     def delete(self, keys: Sequence[str] | None, namespace: str | None) -> set[str]:
         """Delete the blocks of keys, of a namespace, or (neither given) all, queued ones too; return their keys.
 
@@ -202,6 +227,7 @@ class Disk:
             pass  # if there is none yet: a row without a file is dropped when somebody notices
         return chosen | erased
 
+    @_after_rebuilding
     def verify(self, progress: bool | None) -> Verification:
         """Read every file; see `KVCacheStore.verify`."""
         opened, before = self.open(patient=True), self._tally["quarantined"]
@@ -223,6 +249,7 @@ class Disk:
                     self._mender.reject(opened.back, path, error)
         return Verification(checked, intact, self._tally["quarantined"] - before, missing, adopted)
 
+    @_after_rebuilding
     def totals(self) -> Totals:
         """Return sums over all blocks; after closing, those of that moment."""
         return self._totals or self.open(patient=True).back.totals()
@@ -239,6 +266,7 @@ class Disk:
         """Keep the first measurements."""
         self.open().front.record_speeds(model, measured)
 
+    @_after_rebuilding
     def forget_misses(self) -> None:
         """Forget all misses."""
         opened = self.open(patient=True)
@@ -336,14 +364,17 @@ class Disk:
             slow = 0.0 if waits else max(time.monotonic() - began - _QUICK, 0.0)
             self._next_attempt = time.monotonic() + _SHARE * slow
             opened = before or open_without_writing(self._folder, fill, error)
+        else:
+            self._failure = None
         self._opened = opened
         return opened
 
     def _as_before(self, before: Opened | None) -> Opened:
         if before is not None:
             return before
-        assert self._failure is not None
-        raise self._failure.with_traceback(None)
+        raise (self._failure or CacheError(f"The KV cache at {self._folder.root} is being opened.")).with_traceback(
+            None
+        )
 
     def _let_go(self, opened: Opened) -> None:
         with self._opening:

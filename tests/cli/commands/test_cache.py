@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from cached_index import ask, blocks, flip, stats
 from command_line import good, grit, refusal
+from odd_files import ODD, Odd, is_untouched, outside, put_in_place
 
 from grit_integrations import GritLM
 from grit_integrations.cli.commands import cache
@@ -80,6 +83,45 @@ def test_what_goes_wrong_is_one_line(library: Path, tmp_path: Path, tiny: GritLM
         assert "has no KV cache (caching is off). Fill one" in refusal("cache", command, "--store", plain)
     assert not new.exists()
     assert not (plain / "kv").exists()
+
+
+CARE = [["stats"], ["verify"], ["clear", "--yes"], ["delete", "--namespace", ""]]
+
+
+@pytest.mark.parametrize("care", CARE, ids=lambda care: care[0])
+def test_a_cache_that_cannot_be_reached_is_not_said_to_be_empty_or_whole(
+    indexed: Path, care: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grit_integrations.kv.store.opening._PATIENCE", 0.1)
+    with sqlite3.connect(indexed / "kv" / "index.sqlite", isolation_level=None) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("UPDATE blocks SET hits = hits")
+        assert "database is locked" in refusal("cache", *care, "--store", indexed)
+    other.close()
+    assert len(blocks(indexed)) == 3
+    assert "Blocks: 3 intact\n" in good("cache", "verify", "--store", indexed)
+
+
+@pytest.mark.parametrize("care", CARE, ids=lambda care: care[0])
+def test_a_folder_with_other_files_is_refused_and_not_touched(indexed: Path, care: list[str]) -> None:
+    shutil.rmtree(indexed / "kv")
+    (indexed / "kv" / "tmp").mkdir(parents=True)
+    (indexed / "kv" / "tmp" / "draft.txt").write_text("the only copy")
+    assert "holds other files" in refusal("cache", *care, "--store", indexed)
+    assert [path.name for path in (indexed / "kv").rglob("*")] == ["tmp", "draft.txt"]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_what_stands_in_a_block_s_place_is_put_aside(indexed: Path, make: Odd) -> None:
+    outsiders = outside(indexed / "kv" / "any")
+    put_in_place(blocks(indexed)[0], make)
+    result = grit("cache", "verify", "--store", indexed)
+    assert result.exit_code == 1
+    assert "Blocks: 2 intact, 1 quarantined" in result.stdout
+    assert stats(indexed)["blocks"] == 2
+    assert "Deleted 2 blocks." in good("cache", "clear", "--yes", "--store", indexed)
+    assert is_untouched(outsiders)
 
 
 @pytest.mark.parametrize("command", ["stats", "verify", "clear", "delete"])

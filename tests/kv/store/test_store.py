@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -357,13 +358,58 @@ def test_a_forked_child_computes_with_what_it_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"precision": "int4"}, {"max_bytes": "ten"}, {"ram_bytes": -1}, {"namespace": "\ud800"}]
+    "wrong",
+    [
+        {"precision": "int4"},
+        {"max_bytes": "ten"},
+        {"ram_bytes": -1},
+        *(
+            {"namespace": wrong}
+            for wrong in ("\ud800", "a\0b", "a\nb", "\x1b[2J", "\x85", "x" * 257, "x" * 3_000_000, 5, b"a")
+        ),
+    ],
+    ids=lambda wrong: repr(wrong)[:40],
 )
 def test_wrong_options_are_told(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         KVCacheStore(None, **wrong)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="hexadecimal"):
         KVCacheStore(None).put("../aa", make_block("aa"))
+
+
+@pytest.mark.parametrize("namespace", ["\ud800", "a\0b", "x" * 3_000_000, 5])
+def test_a_namespace_that_cannot_be_is_not_one_without_blocks(namespace: Any) -> None:
+    with pytest.raises(OptionError, match="up to 256 characters") as raised:
+        KVCacheStore(None).delete(namespace=namespace)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("namespace", ["x" * 256, "\U0001f98a" * 256, "müller & söhne/ 'x'; --"])
+def test_the_longest_and_oddest_namespaces_that_can_be(tmp_path: Path, namespace: str) -> None:
+    with KVCacheStore(tmp_path, namespace=namespace) as store:
+        store.put("aa", make_block("aa"))
+    with KVCacheStore(tmp_path, namespace=namespace, ram_bytes=0) as store:
+        assert same(store.get("aa"), make_block("aa")) and store.stats().namespaces.keys() == {namespace}
+        assert store.verify(progress=False).quarantined == 0 and store.delete(namespace=namespace) == 1
+
+
+@pytest.mark.parametrize("key", ["\ud800", "", "a", "../aa", "AA", "aa\n", "a" * 129, 5, None])
+def test_what_is_no_key_is_not_there(tmp_path: Path, key: Any) -> None:
+    with KVCacheStore(tmp_path, strict=True) as store:
+        assert store.get(key) is store.peek(key) is store.disk_bytes(key) is None
+        assert store.contains([key]) == [False] and not store.admit(key, 2) and store.delete([key]) == 0
+        store.prefetch([key])
+        with pytest.raises(OptionError, match="is not a key"):
+            store.put(key, make_block("aa"))
+
+
+def test_a_block_of_a_precision_that_no_file_holds_stays_in_ram(tmp_path: Path) -> None:
+    wide = torch.ones(1, 1, 2, 4, dtype=torch.float64)
+    with KVCacheStore(tmp_path) as store:
+        assert store.put("aa", KVBlock(wide, wide, (1, 2), 0, torch.float64))
+        store.flush()
+        assert (store.stats().write_failures, store.stats().blocks) == (1, 0)
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 @given(st.integers(0, 10**15), st.sampled_from(["", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"]))
