@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
+from grit_integrations.option_values import check, is_count
 from grit_integrations.options import POOLINGS, check_caching
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class ModelSettings:
         check_caching(self.caching)
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise OptionError(f"truncate_dim={self.truncate_dim} is not possible. Give 1 or more, or None.")
+        if self.truncate_dim is not None and not is_count(self.truncate_dim, 1):
+            raise OptionError(f"truncate_dim={self.truncate_dim!r} is not possible. Give 1 or more, or None.")
+        check(isinstance(self.normalize, bool), "normalize", self.normalize, "True or False")
 
 
 class ModelSettingsOptions(TypedDict, total=False):
