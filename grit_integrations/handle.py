@@ -108,7 +108,7 @@ class ModelHandle:
             truncate_dim=truncate_dim,
             caching=caching,
             kv_store=kv_store,
-            cache_policy=cache_policy or CachePolicy(),
+            cache_policy=CachePolicy() if cache_policy is None else cache_policy,
         )
         if str(source) == BUNDLED_NAME and dtype == "auto":
             dtype = "float32"  # so small that rounding costs more than it saves: the same vectors on every machine

@@ -1,4 +1,4 @@
-"""What LangChain's adapters and LlamaIndex's decide alike: the order of retrieved documents, options, complaints."""
+"""What LangChain's adapters and LlamaIndex's do alike: the order of retrieved documents, usage, options, complaints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index_helpers import Fixed
 
@@ -87,6 +88,37 @@ def test_a_stored_document_passes_those_within_the_margin(half_stored: GritLM) -
         assert order(half_stored, found, 0.05) == ["0", "2", "1"]
         assert order(half_stored, found, 0.1) == ["2", "0", "1"]
         assert order(half_stored, found, 0.0) == ["0", "1", "2"]
+
+
+# Usage
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_both_report_the_same_usage(tiny: GritLM, streams: bool) -> None:
+    def langchain() -> list[Any]:
+        chat = ChatGrit(model=tiny.with_options(kv_store=KVCacheStore(None)), max_tokens=3)
+        options: dict[str, Any] = {"documents": TEXTS[:3]}
+        answers = [
+            list(chat.stream(QUERY, **options))[-1] if streams else chat.invoke(QUERY, **options) for _ in range(2)
+        ]
+        found = [answer.usage_metadata or {} for answer in answers]
+        return [(u["input_tokens"], u["output_tokens"], u["input_token_details"]["cache_read"]) for u in found]
+
+    def llama_index() -> list[Any]:
+        llm = LlamaIndexLLM(tiny.with_options(kv_store=KVCacheStore(None)), max_new_tokens=3)
+        asked, options = [ChatMessage(role="user", content=QUERY)], {"documents": TEXTS[:3]}
+        answers = [
+            list(llm.stream_chat(asked, **options))[-1] if streams else llm.chat(asked, **options) for _ in range(2)
+        ]
+        found = [answer.raw["usage"] for answer in answers]
+        return [
+            (u["prompt_tokens"], u["completion_tokens"], u["prompt_tokens_details"]["cached_tokens"]) for u in found
+        ]
+
+    usages = langchain()
+    assert usages == llama_index()
+    (prompt, _, missed), (_, _, read) = usages
+    assert missed == 0 < read < prompt
 
 
 # Options

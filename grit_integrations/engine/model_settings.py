@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.option_values import check, is_count
+from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.options import POOLINGS, check_caching
 
 if TYPE_CHECKING:
-    from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.options import Caching, Pooling
 
 
@@ -34,9 +33,20 @@ class ModelSettings:
         check_caching(self.caching)
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if self.truncate_dim is not None and not is_count(self.truncate_dim, 1):
-            raise OptionError(f"truncate_dim={self.truncate_dim!r} is not possible. Give 1 or more, or None.")
-        check(isinstance(self.normalize, bool), "normalize", self.normalize, "True or False")
+        if self.truncate_dim is not None and not _is_count(self.truncate_dim):
+            raise OptionError(
+                f"truncate_dim={self.truncate_dim!r} is not possible. Give a whole number from 1 up, or None."
+            )
+        if not isinstance(self.normalize, bool):
+            raise OptionError(f"normalize={self.normalize!r} is not possible. Give True or False.")
+        if self.kv_store is not None and not isinstance(self.kv_store, KVCacheStore):
+            raise OptionError(f"kv_store={self.kv_store!r} is not possible. Give a KVCacheStore, or None.")
+        if not isinstance(self.cache_policy, CachePolicy):
+            raise OptionError(f"cache_policy={self.cache_policy!r} is not possible. Give a CachePolicy.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class ModelSettingsOptions(TypedDict, total=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.embeddings import Embeddings
@@ -11,9 +11,11 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 
 from grit_integrations.errors import OptionError
-from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.model import GritLM
+
+if TYPE_CHECKING:
+    from grit_integrations.langchain.embeddings import GritEmbeddings
 
 _PARTS = (Embeddings, VectorStore, BaseRetriever, BaseDocumentCompressor)
 _MOST = 100  # of a longer list, such as a retriever's documents, none is a part of it
@@ -21,7 +23,7 @@ _MOST = 100  # of a longer list, such as a retriever's documents, none is a part
 
 def embeddings_inside(whole: object) -> GritEmbeddings | None:
     """Return the first `GritEmbeddings` in `whole`, however deep: as in LangChain's `CacheBackedEmbeddings`."""
-    return next((part for part in _parts(whole) if isinstance(part, GritEmbeddings)), None)
+    return next((part for part in _parts(whole) if _is_grit_embeddings(part)), None)
 
 
 def model_inside(whole: object) -> GritLM | None:
@@ -31,7 +33,7 @@ def model_inside(whole: object) -> GritLM | None:
         OptionError: several models.
     """
     parts = [part for part in _parts(whole) if isinstance(part, ModelSource)]
-    embeddings = [part for part in parts if isinstance(part, GritEmbeddings)]
+    embeddings = [part for part in parts if _is_grit_embeddings(part)]
     named = [part for part in parts if "model" in part.model_fields_set]
     models = [part.grit for part in embeddings or named]
     if len({(grit.source, grit.revision, grit.load_options.key()) for grit in models}) > 1:
@@ -51,6 +53,10 @@ def _parts(whole: object) -> Iterator[Any]:
         yield part
         for value in _values(part):
             waiting.extend(value if isinstance(value, list | tuple) and len(value) <= _MOST else [value])
+
+
+def _is_grit_embeddings(part: object) -> TypeGuard[GritEmbeddings]:
+    return isinstance(part, ModelSource) and isinstance(part, Embeddings)
 
 
 def _is_part(value: object) -> bool:

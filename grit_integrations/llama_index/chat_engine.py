@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self, cast
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -14,11 +15,14 @@ from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 
+from grit_integrations.llama_index.arguments import check_count, check_kind, several
 from grit_integrations.llama_index.llm import GritLLM
+from grit_integrations.llama_index.messages import check_messages
 from grit_integrations.llama_index.query_engine import as_llm, grit_retriever
 from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, check_caching
+from grit_integrations.prompts.formats import check_text
 
 
 class GritChatEngine(CondensePlusContextChatEngine):
@@ -85,7 +89,10 @@ class GritChatEngine(CondensePlusContextChatEngine):
         """
         if caching is not None:
             check_caching(caching)
-        llm = llm or default_llm()
+        check_kind("retriever", retriever, BaseRetriever)
+        check_kind("memory", memory, BaseMemory, NoneType)
+        check_messages([] if chat_history is None else chat_history)
+        llm = default_llm() if llm is None else llm
         GritSynthesizer(llm)  # which complains about others now rather than at the first message
         engine = super().from_defaults(
             retriever=retriever,
@@ -95,7 +102,7 @@ class GritChatEngine(CondensePlusContextChatEngine):
             system_prompt=system_prompt,
             condense_prompt=condense_prompt,
             skip_condense=skip_condense,
-            node_postprocessors=list(node_postprocessors or ()),
+            node_postprocessors=several("node_postprocessors", node_postprocessors),
             verbose=verbose,
         )
         grit_engine = cast("Self", engine)
@@ -128,6 +135,8 @@ class GritChatEngine(CondensePlusContextChatEngine):
         Raises:
             OptionError: an option that does not exist, or a value outside its range.
         """
+        check_kind("index", index, BaseIndex)
+        check_count("top_k", top_k)
         llm = as_llm(model, caching=caching, **options)
         return cls.from_defaults(
             grit_retriever(index, llm, top_k=top_k),
@@ -136,6 +145,14 @@ class GritChatEngine(CondensePlusContextChatEngine):
             system_prompt=system_prompt,
             skip_condense=skip_condense,
         )
+
+    def _run_c3(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        check_text(message, "The message")  # the framework's retrievers fail on a blank one
+        return super()._run_c3(message, *args, **kwargs)
+
+    async def _arun_c3(self, message: str, *args: Any, **kwargs: Any) -> Any:
+        check_text(message, "The message")
+        return await super()._arun_c3(message, *args, **kwargs)
 
     def _get_response_synthesizer(  # type: ignore[override]  # the framework names its own class
         self, chat_history: list[ChatMessage], streaming: bool = False

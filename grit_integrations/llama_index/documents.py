@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
-
-from grit_integrations.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +32,6 @@ class NodeText:
         if start < 0:
             return cls(scored.node.node_id, 0, 0, 0)
         return cls(scored.node.node_id, start, start + len(stripped), own.index(stripped) - start)
-
-
-def document_texts(documents: Sequence[str] | None) -> list[str]:
-    """Return the documents of a call; `None` is no documents.
-
-    Raises:
-        OptionError: one string instead of several.
-    """
-    if isinstance(documents, str):
-        raise OptionError("documents is one string where a sequence of texts is wanted. Put it in a list: [text].")
-    return list(documents or ())
 
 
 def read_text(node: BaseNode) -> str:

@@ -10,11 +10,15 @@ from typing import Any, Literal
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.schema import BaseNode
 
+from grit_integrations.llama_index.arguments import check_count
+from grit_integrations.llama_index.documents import embedded_text
 from grit_integrations.llama_index.source import GritComponent, as_grit, model_fields_of
 from grit_integrations.llama_index.vector_cache import Vector, VectorCache, cache_key
 from grit_integrations.loading.sources import BUNDLED_NAME
 from grit_integrations.model import GritLM
+from grit_integrations.prompts.formats import check_text
 
 Side = Literal["query", "text"]
 
@@ -73,6 +77,7 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         rate_limiter: Any | None = None,
         **options: Any,
     ) -> None:
+        check_count("num_workers", num_workers)
         super().__init__(
             as_grit(model, options, GritEmbedding),
             query_instruction=query_instruction,
@@ -80,7 +85,7 @@ class GritEmbedding(GritComponent, BaseEmbedding):
             truncate=truncate,
             embed_batch_size=embed_batch_size,
             num_workers=num_workers,
-            callback_manager=callback_manager or CallbackManager([]),
+            callback_manager=callback_manager,
             embeddings_cache=VectorCache.around(embeddings_cache),
             rate_limiter=rate_limiter,
         )
@@ -106,6 +111,21 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         """Return what events say about this model."""
         fields = ("model_name", "revision", "dtype", "embed_batch_size", "query_instruction", "text_instruction")
         return {"class_name": self.class_name(), **{name: getattr(self, name) for name in fields}}
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Embed nodes, as a step of a pipeline.
+
+        Raises:
+            EmptyTextError: a node without text; it is named, and nothing has been embedded yet.
+            PromptError: a node with text that the model cannot read.
+        """
+        _check_nodes(nodes)
+        return super().__call__(nodes, **kwargs)
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Embed nodes without blocking the event loop; otherwise like a call."""
+        _check_nodes(nodes)
+        return await super().acall(nodes, **kwargs)
 
     def _get_query_embedding(self, query: str) -> Vector:
         return self._embed("query", [query])[0]
@@ -169,6 +189,11 @@ class GritEmbedding(GritComponent, BaseEmbedding):
 
     def _is_local(self) -> bool:
         return self.model_name == BUNDLED_NAME or Path(self.model_name).expanduser().is_dir()
+
+
+def _check_nodes(nodes: Sequence[BaseNode]) -> None:
+    for node in nodes:
+        check_text(embedded_text(node), f"Node {node.node_id}")
 
 
 def _lists(vectors: Any) -> list[Vector]:

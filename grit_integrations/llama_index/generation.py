@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import OptionError
-from grit_integrations.llama_index.documents import document_texts
+from grit_integrations.llama_index.arguments import several
 from grit_integrations.options import Caching, Decoding, check_caching
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class LLMCall:
     query_instruction: str
     quotable: Sequence[tuple[int, int]] | None
     prepared: Prompt | None
+    known_documents: Sequence[str] = ()
 
     @classmethod
     def of(cls, overrides: Mapping[str, Any], decoding: Decoding, caching: str | None) -> LLMCall:
@@ -54,13 +55,14 @@ class LLMCall:
             if name not in _NAMES:
                 raise OptionError.unknown(name, _NAMES)
         single = {name: value for name, value in overrides.items() if name in Decoding.names()}
-        whole, mode = overrides.get("decoding"), overrides.get("caching") or caching
-        documents = overrides.get("documents")
+        whole, documents = overrides.get("decoding"), overrides.get("documents")
+        mode = caching if overrides.get("caching") is None else overrides["caching"]
+        instruction = overrides.get("query_instruction")
         return cls(
-            documents=document_texts(documents),
+            documents=several("documents", documents),
             decoding=decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
             caching=None if mode is None else check_caching(mode),
-            query_instruction=overrides.get("query_instruction") or "",
+            query_instruction="" if instruction is None else instruction,
             quotable=overrides.get("quotable"),
             prepared=documents.prompt if isinstance(documents, PreparedDocuments) else None,
         )
@@ -81,4 +83,5 @@ class LLMCall:
             "caching": self.caching,
             "query_instruction": self.query_instruction,
             "quotable": self.quotable,
+            "known_documents": self.known_documents,
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -24,14 +25,15 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
+from grit_integrations.llama_index.arguments import check_kind
 from grit_integrations.llama_index.events import announce
 from grit_integrations.llama_index.generation import LLMCall, PreparedDocuments
-from grit_integrations.llama_index.messages import as_turns
+from grit_integrations.llama_index.messages import as_turns, cached_texts
 from grit_integrations.llama_index.options import DecodingComponent
 from grit_integrations.llama_index.responses import chat_response, completion_piece, completion_response, unchanged
 from grit_integrations.llama_index.source import GritComponent, as_grit
 from grit_integrations.model import GritLM
-from grit_integrations.options import Caching, check_caching
+from grit_integrations.options import MODES, Caching, check_caching
 from grit_integrations.prompts.formats import Message
 from grit_integrations.results import Generation
 
@@ -61,6 +63,10 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
     `quotable`, of each document where the part begins and ends that may be quoted. A quoted answer comes with its
     `quotes` in `additional_kwargs`, and in a conversation with a `CitationBlock` too. The `documents` that `prepare`
     returned stand for the messages and all of these: their prompt is not parsed again.
+
+    Messages of the user, the system and tools are text. Of the assistant's the text is read, whatever else another
+    provider left there. What stands before a `CachePoint` is a block of the KV cache, if the mode is `"prefix"`; in the
+    modes that read texts by themselves it would change what is read, so there it is passed over.
 
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
@@ -105,6 +111,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         **options: Any,
     ) -> None:
         decoding = self._taken(options)
+        check_kind("output_parser", output_parser, BaseOutputParser, NoneType)
         if caching is not None:
             check_caching(caching)
             options |= {} if isinstance(model, GritLM) else {"caching": caching}
@@ -115,7 +122,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
             system_prompt=system_prompt,
             output_parser=output_parser,
             pydantic_program_mode=pydantic_program_mode,
-            callback_manager=callback_manager or CallbackManager([]),
+            callback_manager=callback_manager,
             rate_limiter=rate_limiter,
         )
 
@@ -166,7 +173,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
             >>> usage["prompt_tokens"] == len(documents.prompt)
             True
         """
-        call = self._call_of(kwargs)
+        call = self._call_of(kwargs, () if isinstance(prompt, str) else prompt)
         turns = self._prompt(prompt, formatted=False) if isinstance(prompt, str) else self._turns(prompt)
         return PreparedDocuments(self._model.prompt(turns, call.documents, **call.reading))
 
@@ -176,31 +183,31 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
 
         Raises:
             OptionError: an option that does not exist, or a value outside its range.
-            PromptError: a message that holds more than text, or no text at all.
+            PromptError: a message of the user's or a tool's that holds more than text, or no text at all.
             ContextOverflowError: conversation and answer exceed the window.
         """
-        call = self._call_of(kwargs)
+        call = self._call_of(kwargs, messages)
         generation = self._model.generate(*call.asked(self._turns(messages)), **call.options)
         return chat_response(self._finished(generation))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation without blocking the event loop; cancelling the task stops the work."""
-        call = self._call_of(kwargs)
+        call = self._call_of(kwargs, messages)
         generation = await self._model.agenerate(*call.asked(self._turns(messages)), **call.options)
         return chat_response(self._finished(generation))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a conversation piece by piece; the message grows, `delta` is what is new."""
-        call = self._call_of(kwargs)
+        call = self._call_of(kwargs, messages)
         stream = self._model.stream(*call.asked(self._turns(messages)), **call.options)
         return self._read(stream, chat_response, active_span_id.get())
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Answer a conversation piece by piece without blocking the event loop."""
-        call = self._call_of(kwargs)
+        call = self._call_of(kwargs, messages)
         stream = await self._model.astream(*call.asked(self._turns(messages)), **call.options)
         return self._aread(stream, chat_response, active_span_id.get())
 
@@ -237,8 +244,11 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         stream = await self._model.astream(*call.asked(self._prompt(prompt, formatted)), **call.options)
         return self._aread(stream, unchanged, active_span_id.get())
 
-    def _call_of(self, overrides: Mapping[str, Any]) -> LLMCall:
-        return LLMCall.of(overrides, self.decoding, self.caching)
+    def _call_of(self, overrides: Mapping[str, Any], messages: Sequence[ChatMessage] = ()) -> LLMCall:
+        call = LLMCall.of(overrides, self.decoding, self.caching)
+        # Where texts are blocks of their own, read bidirectionally, a cut in a turn would change what is read.
+        embeds = MODES[call.caching or self._model.caching].embedded
+        return call if embeds else replace(call, known_documents=cached_texts(messages))
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[Message]:
         turns = as_turns(messages)

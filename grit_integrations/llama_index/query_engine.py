@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self, cast
 
 from llama_index.core import Settings
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.base import BaseIndex
@@ -15,17 +17,23 @@ from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.schema import QueryBundle
 
 from grit_integrations.errors import OptionError
+from grit_integrations.llama_index.arguments import callbacks, check_count, check_kind, several
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
 from grit_integrations.model import GritLM
 from grit_integrations.options import Caching
+from grit_integrations.prompts.formats import check_text
 
 
 class GritQueryEngine(RetrieverQueryEngine):
     """A `RetrieverQueryEngine` that answers with a `GritSynthesizer`; nothing else differs.
+
+    Questions raise `PromptError` before anything is retrieved if the model cannot read them, `EmptyTextError` if they
+    are blank.
 
     Example:
         >>> from grit_integrations import GritLM
@@ -68,13 +76,16 @@ class GritQueryEngine(RetrieverQueryEngine):
             output_cls: a pydantic class that answers are parsed into.
 
         Raises:
-            OptionError: a language model that is no `GritLLM`, or a mode that does not exist.
+            OptionError: a language model that is no `GritLLM`, a mode that does not exist, or no retriever.
         """
+        check_kind("retriever", retriever, BaseRetriever)
+        check_kind("response_synthesizer", response_synthesizer, BaseSynthesizer, NoneType)
+        postprocessors = several("node_postprocessors", node_postprocessors)
         synthesizer = response_synthesizer or GritSynthesizer(
             llm, streaming=streaming, caching=caching, query_instruction=query_instruction, output_cls=output_cls
         )
-        postprocessors = list(node_postprocessors or ())
-        return cls(retriever, synthesizer, postprocessors, callback_manager or Settings.callback_manager)
+        manager = Settings.callback_manager if callback_manager is None else callbacks(callback_manager)
+        return cls(retriever, synthesizer, postprocessors, manager)
 
     @classmethod
     def from_index(
@@ -106,6 +117,8 @@ class GritQueryEngine(RetrieverQueryEngine):
         Raises:
             OptionError: an option that does not exist, or a value outside its range.
         """
+        check_kind("index", index, BaseIndex)
+        check_count("top_k", top_k)
         llm = as_llm(model, caching=caching, **options)
         return cls.from_args(
             grit_retriever(index, llm, top_k=top_k, prefer_cached=prefer_cached),
@@ -115,6 +128,14 @@ class GritQueryEngine(RetrieverQueryEngine):
             query_instruction=query_instruction,
             node_postprocessors=node_postprocessors,
         )
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        check_text(query_bundle.query_str, "The question")  # the framework's retrievers fail on a blank one
+        return super()._query(query_bundle)
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        check_text(query_bundle.query_str, "The question")
+        return await super()._aquery(query_bundle)
 
 
 def as_llm(model: GritLM | GritLLM | str | Path | None, *, caching: Caching | None, **options: Any) -> GritLLM:

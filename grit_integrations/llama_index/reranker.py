@@ -89,7 +89,7 @@ class GritRerank(RerankingComponent, GritComponent, BaseNodePostprocessor):
             as_grit(that_of_settings(options) if model is None else model, options, GritRerank),
             top_n=top_n,
             **reranking,
-            callback_manager=callback_manager or CallbackManager([]),
+            callback_manager=callback_manager,
         )
 
     @classmethod

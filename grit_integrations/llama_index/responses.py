@@ -79,8 +79,9 @@ def _metadata(generation: Generation, model_name: str) -> dict[str, Any]:
     }
 
 
-def _token_usage(usage: Usage) -> dict[str, int]:
-    return {**asdict(usage), "total_tokens": usage.total_tokens, "cached_tokens": usage.cache_read_tokens}
+def _token_usage(usage: Usage) -> dict[str, Any]:
+    details = {"cached_tokens": usage.cache_read_tokens}  # where OpenAI has it, and what reads OpenAI's usage looks
+    return {**asdict(usage), "total_tokens": usage.total_tokens, "prompt_tokens_details": details}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> list[list[LogProb]] | None:

@@ -13,6 +13,7 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from grit_integrations.errors import GritError
+from grit_integrations.llama_index.arguments import callbacks, check_kind
 from grit_integrations.llama_index.documents import embedded_text, read_text
 from grit_integrations.llama_index.source import as_grit, that_of_settings
 from grit_integrations.model import GritLM
@@ -60,10 +61,12 @@ class GritRetriever(BaseRetriever):
         **options: Any,
     ) -> None:
         self._prefer_cached = check_prefer_cached(prefer_cached)
+        check_kind("retriever", retriever, BaseRetriever, BaseIndex)
         self._retriever = retriever.as_retriever() if isinstance(retriever, BaseIndex) else retriever
         self._model = as_grit(that_of_settings(options) if model is None else model, options, GritRetriever)
         self._warned = False
-        super().__init__(callback_manager or self._retriever.callback_manager)
+        self._retriever._check_callback_manager()  # some of the framework's own never ran their base's constructor
+        super().__init__(self._retriever.callback_manager if callback_manager is None else callbacks(callback_manager))
 
     @property
     def grit(self) -> GritLM:

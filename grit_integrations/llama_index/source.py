@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 from llama_index.core import Settings
@@ -12,6 +13,7 @@ from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, Vali
 from llama_index.core.schema import BaseComponent
 
 from grit_integrations.errors import OptionError
+from grit_integrations.llama_index.arguments import callbacks, check_kind, check_limiter
 from grit_integrations.loading.sources import BUNDLED_NAME, default_device, default_source
 from grit_integrations.model import GritLM
 
@@ -41,6 +43,8 @@ class GritComponent(BaseComponent):
     _model: GritLM = PrivateAttr()
 
     def __init__(self, grit: GritLM, **fields: Any) -> None:
+        fields["callback_manager"] = callbacks(fields.get("callback_manager"))
+        check_limiter(fields.get("rate_limiter"))
         try:
             super().__init__(**model_fields_of(grit), **fields)
         except ValidationError as error:
@@ -81,11 +85,18 @@ def as_grit(model: GritLM | str | Path | None, options: Mapping[str, Any], known
     use; adapters made for each request find its weights and its KV cache again, until `unload_all()`.
 
     Raises:
-        OptionError: an option that neither the adapter nor `GritLM` has, or one that contradicts the `GritLM` given.
+        OptionError: what names no model, an option that neither the adapter nor `GritLM` has, or one that contradicts
+            the `GritLM` given.
     """
     options = dict(options)
     _refuse_unknown(options, known)
     name = options.pop("model_name", None)
+    check_kind("model", model, GritLM, str, Path, NoneType)
+    check_kind("model_name", name, str, NoneType)
+    if "" in (model, name):
+        raise OptionError(
+            "The model's name is empty. Give a directory, a hub id, 'grit-mini', or None for the default."
+        )
     if isinstance(model, GritLM):
         _refuse_contradiction(model, {**options, **({} if name is None else {"model_name": name})})
         return model

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from llama_index.core import Settings
@@ -24,11 +25,14 @@ from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from grit_integrations.errors import OptionError
+from grit_integrations.llama_index.arguments import callbacks, check_kind, check_model_class, several
 from grit_integrations.llama_index.documents import NodeText
 from grit_integrations.llama_index.generation import PreparedDocuments
 from grit_integrations.llama_index.llm import GritLLM
+from grit_integrations.llama_index.messages import check_messages
 from grit_integrations.llama_index.quotes import QuotedNodes
 from grit_integrations.options import Caching, check_caching
+from grit_integrations.prompts.formats import check_characters
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +109,21 @@ class GritSynthesizer(BaseSynthesizer):
     ) -> None:
         if caching is not None:
             check_caching(caching)
-        llm = llm or default_llm()
+        check_messages(chat_history)
+        check_kind("query_instruction", query_instruction, str)
+        check_kind("fallback", fallback, BaseSynthesizer, NoneType)
+        check_kind("prompt_helper", prompt_helper, PromptHelper, NoneType)
+        check_kind("streaming", streaming, bool)
+        check_model_class("output_cls", output_cls)
+        check_kind("empty_response", empty_response, str, NoneType)
+        llm = default_llm() if llm is None else llm
         self._grit_llm = _innermost(llm)
         self._options = {"caching": caching, "query_instruction": query_instruction}
         self._chat_history = list(chat_history)
         self._fallback = fallback
         super().__init__(
             llm,
-            callback_manager=callback_manager,
+            callback_manager=None if callback_manager is None else callbacks(callback_manager),
             prompt_helper=prompt_helper,
             streaming=streaming,
             output_cls=output_cls,
@@ -265,8 +276,9 @@ def _innermost(llm: LLM) -> GritLLM:
     return inner
 
 
-def _given(chunks: Sequence[str], options: Mapping[str, Any]) -> _Given:
-    places = [place for place, chunk in enumerate(chunks) if chunk.strip()]
+def _given(text_chunks: Sequence[str], options: Mapping[str, Any]) -> _Given:
+    chunks = several("text_chunks", text_chunks)
+    places = [place for place, chunk in enumerate(chunks) if check_characters(chunk, f"Document {place}").strip()]
     others = {name: value for name, value in options.items() if name != _QUOTED}
     return _Given([chunks[place] for place in places], places, others, options.get(_QUOTED))
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
+from grit_integrations.errors import OptionError
+
 COLLECTION = "embeddings"
 Vector = list[float]
 
@@ -31,8 +33,8 @@ class VectorCache(BaseKVStore):
         if store is None or isinstance(store, cls):
             return store
         if not isinstance(store, BaseKVStore):
-            raise TypeError(
-                f"embeddings_cache is a {type(store).__name__}. Give a BaseKVStore, such as SimpleKVStore()."
+            raise OptionError(
+                f"embeddings_cache={store!r} is not possible. Give a BaseKVStore, such as SimpleKVStore()."
             )
         return cls(store)
 

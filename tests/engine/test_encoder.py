@@ -206,3 +206,19 @@ def test_unknown_options_are_named(tiny_path: Path) -> None:
         GritLM(tiny_path, pooling="max")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="truncate_dim=0"):
         GritLM(tiny_path, truncate_dim=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("truncate_dim", [float("nan"), float("inf"), 1.5, True, "16", object()]),
+        ("normalize", ["yes", 1, 0.0]),
+        ("kv_store", ["kv-cache", 3, False]),
+        ("cache_policy", ["all", 3, False]),
+    ],
+)
+def test_settings_of_another_type_are_refused(tiny: GritLM, name: str, values: list[object]) -> None:
+    for value in values:
+        for make in (lambda **wrong: GritLM(tiny.source, **wrong), tiny.with_options):
+            with pytest.raises(OptionError, match=f"{name}="):
+                make(**{name: value})

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> str:
 
 def answered(llm: GritLLM, question: str) -> int:
     """How many prompt tokens of an answer were read from the cache."""
-    return int(llm.complete(question, documents=DOCUMENTS).raw["usage"]["cached_tokens"])
+    return int(llm.complete(question, documents=DOCUMENTS).raw["usage"]["cache_read_tokens"])
 
 
 def made_anew(path: str) -> Callable[[str], int]:

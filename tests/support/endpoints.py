@@ -18,10 +18,10 @@ DOCUMENTS = [
 QUESTION = "Why do stars shine?"
 
 
-async def call(llm: GritLLM, endpoint: str, text: str = "Say hello.", **options: Any) -> list[Any]:
+async def call(llm: GritLLM, endpoint: str, asked: str | list[ChatMessage] = "Say hello.", **options: Any) -> list[Any]:
     """Call an endpoint, `a...` for its async form, and return its responses."""
-    argument = text if endpoint.endswith("complete") else [ChatMessage(role="user", content=text)]
-    result = getattr(llm, endpoint)(argument, **options)
+    chats = isinstance(asked, str) and endpoint.endswith("chat")
+    result = getattr(llm, endpoint)([ChatMessage(role="user", content=asked)] if chats else asked, **options)
     if endpoint.startswith("a"):
         result = await result
     if isinstance(result, ChatResponse | CompletionResponse):
