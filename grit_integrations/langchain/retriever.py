@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,19 +15,18 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, InstanceOf, StrictFloat, StrictInt, model_validator
 
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
-from grit_integrations.langchain.additions import aadd, add, parts_of, telling_what_is_stored
+from grit_integrations.langchain.additions import aadd, add, documents_by_id, parts_of, telling_what_is_stored
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.inside import embeddings_inside, model_inside
 from grit_integrations.langchain.known_stores import check_search_options
 from grit_integrations.langchain.reranker import GritReranker
-from grit_integrations.langchain.scores import SCORE, score_of, scored
+from grit_integrations.langchain.scores import score_of, scored
 from grit_integrations.langchain.search import StoreSearch
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.loading.sources import is_source_named
 from grit_integrations.model import GritLM
 from grit_integrations.option_values import check, is_count
 from grit_integrations.options import CANDIDATES, MODES, check_cosine, check_prefer_cached
-from grit_integrations.prompts.formats import check_text
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +198,8 @@ class GritRetriever(ModelSource, BaseRetriever):
             the id of each document.
 
         Raises:
-            OptionError: a retriever without a vector store, not as many ids as documents, or a store that has some of
-                the ids and can neither replace nor delete.
+            OptionError: a retriever without a vector store, not as many ids as documents, one id for two documents, or
+                a store that has some of the ids and can neither replace nor delete.
             ContextOverflowError: a document longer than the window of the store's own model; nothing has been stored.
             EmptyTextError: a document is blank; nothing has been stored.
             PromptError: NUL, lone surrogate; nothing has been stored.
@@ -230,22 +227,11 @@ class GritRetriever(ModelSource, BaseRetriever):
     ) -> tuple[VectorStore, list[str], dict[str, Document]]:
         if self.vectorstore is None:
             raise OptionError("This retriever wraps another one and has nowhere to add to. Give it a vectorstore.")
-        given, names = _listed(documents, "documents"), None if ids is None else _listed(ids, "ids")
-        if names is not None and len(names) != len(given):
-            raise OptionError(f"{len(names)} ids were given for {len(given)} documents. Give one for each, or none.")
-        for index, name in enumerate(names or ()):
-            if not isinstance(name, str) or not name:
-                raise OptionError(f"Id {index} is {name!r}. It must be a string of at least one character.")
-        for index, document in enumerate(given):
-            if not isinstance(document, Document):
-                raise OptionError(f"Document {index} is a {type(document).__name__}. Make it a Document(text).")
-            check_text(document.page_content, f"Document {index}")
+        names, unique = documents_by_id(documents, ids)
         embeddings = embeddings_inside(self.vectorstore)
-        if given and embeddings is not None:
-            embeddings.check_documents([document.page_content for document in given])
-        if names is None:
-            names = [_id(document) for document in given]
-        return self.vectorstore, names, dict(zip(names, given, strict=True))
+        if unique and embeddings is not None:
+            embeddings.check_documents([unique[name].page_content for name in names])
+        return self.vectorstore, names, unique
 
     def _keep(self, texts: list[str], progress: bool | None) -> None:
         """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
@@ -362,22 +348,6 @@ class GritRetriever(ModelSource, BaseRetriever):
             return documents
         texts = [document.page_content for document in documents]
         return [documents[place] for place in self.grit.prefer_stored(texts, scores, margin=self.prefer_cached)]
-
-
-def _id(document: Document) -> str:
-    """Return the document's own id, or a digest of what it says."""
-    if document.id:
-        return document.id
-    metadata = {name: value for name, value in document.metadata.items() if name != SCORE}  # which is some query's
-    content = json.dumps([document.page_content, metadata], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-def _listed(values: Any, name: str) -> list[Any]:
-    """Return what may be readable only once as a list."""
-    if isinstance(values, str | Document | Mapping) or not isinstance(values, Iterable):
-        raise OptionError(f"{name} is a {type(values).__name__}. Give a list, also of one: [document].")
-    return list(values)
 
 
 def _check_k(k: int, name: str = "k") -> int:
