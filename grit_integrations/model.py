@@ -81,7 +81,7 @@ class GritLM(ModelHandle):
         embedding_head: safetensors file with a projection applied before pooling.
         pooling: `"mean"`, `"weightedmean"`, `"lasttoken"` or `"cls"`; by default what the checkpoint says, else mean.
         normalize: return vectors of unit length.
-        truncate_dim: keep only so many leading dimensions of each vector (before normalising).
+        truncate_dim: keep this many leading dimensions of each vector (before normalising).
         caching: what of a prompt is read once and kept, unless a call says otherwise; `docs/caching.md` explains the
             modes. `"prefix"` changes no answer; with `"doc"`, `embed_documents` keeps what it reads.
         kv_store: where it is kept; by default in 512 MB of main memory that all objects of these weights share.
@@ -256,7 +256,7 @@ class GritLM(ModelHandle):
         Args:
             query: what is asked.
             passages: what may answer it. Equal ones are judged once; a blank one comes last.
-            top_n: return only so many of the best; by default all.
+            top_n: return at most this many of the best; by default all.
             passage_vectors: of `method="embedding"` and `cosine`, vectors of the passages that are there already,
                 (passages, dim).
             progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.

@@ -8,13 +8,23 @@ from grit_integrations.errors import OptionError
 
 
 def is_number(value: object) -> bool:
-    """Return whether `value` is a finite number; a truth value is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether `value` is a finite number that a float can hold; a truth value is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
 
 
-def is_count(value: object, least: int) -> bool:
-    """Return whether `value` is a whole number from `least` up; a truth value is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_between(value: object, least: float, most: float) -> bool:
+    """Return whether `value` is a number from `least` to `most`."""
+    return isinstance(value, int | float) and is_number(value) and least <= value <= most
+
+
+def is_count(value: object, least: int, most: float = math.inf) -> bool:
+    """Return whether `value` is a whole number from `least` to `most`; a truth value is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def check(valid: bool, name: str, found: object, wanted: str) -> None:

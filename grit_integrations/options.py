@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
+from typing import Any, ClassVar, Literal, Self, TypedDict, cast, get_args
 
 from grit_integrations.errors import OptionError
-from grit_integrations.option_values import check, is_count, is_number
+from grit_integrations.option_values import check, is_between, is_count, is_number
 
 # How token states become one vector.
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
@@ -182,7 +182,7 @@ class Quoting(Options):
             own embeddings and shared words; 0 quotes from all of them.
         neighbours: how many neighbouring sentences are picked together; fewer where a paragraph has no more.
         longest: at most this many tokens in a scored span (`"spans"` only).
-        length_penalty: a quote's score is its log-probability over its tokens to this power.
+        length_penalty: a quote's score is its log-probability over its tokens to this power, from 0 to 10.
         echo: whether a quote may begin with a word of the question. A small model likes to point at what it was asked
             about; where nothing else is left, this is ignored.
 
@@ -204,7 +204,7 @@ class Quoting(Options):
         check(is_count(self.neighbours, 1), "neighbours", self.neighbours, "a whole number from 1 up")
         check(is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
         penalty = self.length_penalty
-        check(is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
+        check(is_between(penalty, 0, 10), "length_penalty", penalty, "a number from 0 to 10")
         check(isinstance(self.echo, bool), "echo", self.echo, "True or False")
 
 
@@ -216,11 +216,11 @@ class Decoding(Options):
 
     Attributes:
         max_new_tokens: at most this many tokens, at least 1.
-        temperature: 0 is greedy; above 0 samples from logits divided by it.
+        temperature: 0 is greedy; from 0.000001 to 1000, samples from logits divided by it.
         top_p: keep the smallest set of tokens whose probability reaches it, in (0, 1].
         top_k: keep the k likeliest tokens; 0 keeps all.
         seed: makes sampling repeatable; `None` draws a new one.
-        repetition_penalty: above 1 makes tokens that already occurred (prompt included) less likely.
+        repetition_penalty: above 1 makes tokens that already occurred (prompt included) less likely; 0.001 to 1000.
         stop: strings that end the text; they may span tokens and are not part of it.
         logprobs: report each token's log-probability and that of this many alternatives; `None` reports none.
         quote: hold the answer to one span of the documents, word for word; `True` means `Quoting()`.
@@ -242,20 +242,20 @@ class Decoding(Options):
     quote: bool | Quoting = False
 
     def __post_init__(self) -> None:
-        several = isinstance(self.stop, Iterable) and not isinstance(self.stop, str)
-        stop = tuple(self.stop) if several else (self.stop,)
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", _strings(self.stop))
         for name in ("temperature", "top_p", "repetition_penalty"):  # 1 and 1.0 are one request, also as a cache key
             value = getattr(self, name)
             object.__setattr__(self, name, float(value) if is_number(value) else value)
         check(is_count(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number from 1 up")
-        check(is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        heat = self.temperature
+        usable = is_between(heat, 0, 0) or is_between(heat, 1e-6, 1000)  # dividing by less leaves nothing finite
+        check(usable, "temperature", heat, "0 (greedy), or a number from 0.000001 to 1000")
         check(is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         check(is_count(self.top_k, 0), "top_k", self.top_k, "a whole number from 0 (all) up")
-        check(self.seed is None or is_count(self.seed, 0), "seed", self.seed, "a whole number from 0 up, or None")
+        seed = self.seed
+        check(seed is None or is_count(seed, 0, 2**64 - 1), "seed", seed, "a whole number from 0 to 2**64 - 1, or None")
         penalty = self.repetition_penalty
-        check(is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
-        check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
+        check(is_between(penalty, 0.001, 1000), "repetition_penalty", penalty, "from 0.001 to 1000 (1 is none)")
         check(self.logprobs is None or is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
         quote: object = self.quote
         if isinstance(quote, Mapping):  # a Quoting's plain data, read back
@@ -308,8 +308,8 @@ class Reranking(Options):
         score: of pointwise: `"probability"` is P(yes) among yes and no, in 0..1; `"logit"` is yes's raw logit, which
             the reference sorts by.
         cosine: of pointwise: the cosine of query and passage, times this, is added to the score, before it becomes a
-            probability. Vectors and verdicts err differently, so both together may order better than either; where no
-            vectors are given, the passages are embedded for it.
+            probability, from 0 to 1000. Vectors and verdicts err differently, so both together may order better than
+            either; where no vectors are given, the passages are embedded for it.
         passage_tokens: a longer passage is truncated; by default each has as many tokens as fit into the window.
         window: passages in one listwise prompt.
         step: passages by which the window moves, from the last to the first.
@@ -339,10 +339,10 @@ class Reranking(Options):
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is unknown. Use one of {', '.join(map(str, known))}."
                 )
-        if not is_number(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
+        if not is_between(self.cosine, 0, 1000) or (self.cosine and self.method != "pointwise"):
             raise OptionError(
-                f"cosine={self.cosine!r} with method={self.method!r} is not possible. Give a number from 0 up, with "
-                "method='pointwise'."
+                f"cosine={self.cosine!r} with method={self.method!r} is not possible. Give a number from 0 to 1000, "
+                "with method='pointwise'."
             )
         if self.passage_tokens is not None and not is_count(self.passage_tokens, 1):
             raise OptionError(
@@ -385,6 +385,14 @@ def check_cosine(value: object, name: str) -> float:
     Raises:
         OptionError: not a number from -1 to 1.
     """
-    if isinstance(value, int | float) and is_number(value) and -1 <= value <= 1:
-        return float(value)
+    if is_between(value, -1, 1):
+        return float(value)  # type: ignore[arg-type]
     raise OptionError(f"{name}={value!r} is not possible. It must be a cosine, a number from -1 to 1.")
+
+
+def _strings(stop: object) -> tuple[str, ...]:
+    """Return stop strings as a tuple. What can be read only once is refused, since a call is settled several times."""
+    several = isinstance(stop, Iterable) and not isinstance(stop, str | Mapping | Iterator)
+    found = tuple(stop) if several and isinstance(stop, Iterable) else (stop,)
+    check(all(isinstance(each, str) and each for each in found), "stop", stop, "strings of at least one character")
+    return cast("tuple[str, ...]", found)

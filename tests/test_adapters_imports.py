@@ -22,6 +22,7 @@ ALLOWED = {
         *("Decoding", "Options", "Pooling", "Reranking"),
         *("CANDIDATES", "MODES", "Caching", "check_caching", "check_cosine", "check_prefer_cached", "check_top_n"),
     },
+    "option_values": {"check", "is_count", "is_number"},
     "errors": {name for name in vars(grit_integrations.errors) if name.endswith("Error")},
     "loading.sources": {"BUNDLED_NAME", "default_device", "default_source", "is_source_named"},
     "engine.streaming": {"GenerationStream"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
+from grit_integrations.option_values import is_count
 from grit_integrations.options import POOLINGS, check_caching
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ModelSettings:
         check_caching(self.caching)
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
-        if self.truncate_dim is not None and not _is_count(self.truncate_dim):
+        if self.truncate_dim is not None and not is_count(self.truncate_dim, 1):
             raise OptionError(
                 f"truncate_dim={self.truncate_dim!r} is not possible. Give a whole number from 1 up, or None."
             )
@@ -43,10 +44,6 @@ class ModelSettings:
             raise OptionError(f"kv_store={self.kv_store!r} is not possible. Give a KVCacheStore, or None.")
         if not isinstance(self.cache_policy, CachePolicy):
             raise OptionError(f"cache_policy={self.cache_policy!r} is not possible. Give a CachePolicy.")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class ModelSettingsOptions(TypedDict, total=False):

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from grit_integrations.errors import OptionError
 from grit_integrations.langchain.known_stores import largest_batch, replaces
+from grit_integrations.langchain.scores import SCORE
+from grit_integrations.prompts.formats import check_text
 
 PART = 1_000  # documents that go to a store at once: a failure costs no more than the work on these
+
+
+def documents_by_id(documents: Any, ids: Any = None) -> tuple[list[str], dict[str, Document]]:
+    """Return the id of each document, and the documents by id; one that is given twice counts once.
+
+    Args:
+        documents: what is to be added; it may be readable only once.
+        ids: one for each; by default a document's own, or else a digest of what it says.
+
+    Raises:
+        OptionError: no lists, not as many ids as documents, an id that is none, or one that two documents have.
+        PromptError: a document that is blank or not readable; the message names its index.
+    """
+    given, names = _listed(documents, "documents"), None if ids is None else _listed(ids, "ids")
+    if names is not None and len(names) != len(given):
+        raise OptionError(f"{len(names)} ids were given for {len(given)} documents. Give one for each, or none.")
+    for index, document in enumerate(given):
+        if not isinstance(document, Document):
+            raise OptionError(f"Document {index} is a {type(document).__name__}. Make it a Document(text).")
+        check_text(document.page_content, f"Document {index}")
+    names = [_id(document) for document in given] if names is None else names
+    unique: dict[str, Document] = {}
+    for index, (name, document) in enumerate(zip(names, given, strict=True)):
+        if not isinstance(name, str) or not name:
+            raise OptionError(f"Id {index} is {name!r}. It must be a string of at least one character.")
+        if unique.setdefault(name, document) != document:
+            raise OptionError(f"Document {index} has the id {name!r}, which another one has. Give each its own.")
+    return names, unique
 
 
 def parts_of(store: VectorStore, documents: Mapping[str, Document]) -> Iterator[tuple[int, dict[str, Document]]]:
@@ -52,6 +85,21 @@ def telling_what_is_stored(done: int, total: int) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"{done} of {total} documents are stored. Adding all of them again replaces these.")
         raise
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    if isinstance(values, str | Document | Mapping) or not isinstance(values, Iterable):
+        raise OptionError(f"{name} is a {type(values).__name__}. Give a list, also of one: [document].")
+    return list(values)
+
+
+def _id(document: Document) -> str:
+    """Return the document's own id, or a digest of what it says."""
+    if document.id:
+        return document.id
+    metadata = {name: value for name, value in document.metadata.items() if name != SCORE}  # which is some query's
+    content = json.dumps([document.page_content, metadata], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _found(store: VectorStore, ids: list[str]) -> list[Document]:

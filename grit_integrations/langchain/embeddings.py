@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from langchain_core.embeddings import Embeddings
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.source import ModelSource
@@ -49,25 +49,25 @@ class GritEmbeddings(ModelSource, Embeddings):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    query_instruction: str = ""
+    query_instruction: StrictStr = ""
     """What queries are for, such as `"Given a question, retrieve passages that answer it"`."""
 
-    document_instruction: str = ""
+    document_instruction: StrictStr = ""
     """GRIT gives documents none for retrieval; for symmetric tasks give both sides the same."""
 
-    truncate: bool = False
+    truncate: StrictBool = False
     """Cut texts that do not fit into the window, with a warning that says how much, instead of raising."""
 
-    show_progress: bool | None = False
+    show_progress: StrictBool | None = False
     """Show a bar while embedding documents; `None` shows it on a terminal."""
 
     pooling: Pooling | None = None
     """How token states become a vector, when `model` is a name; by default what the checkpoint says."""
 
-    normalize: bool = True
+    normalize: StrictBool = True
     """Return vectors of unit length, when `model` is a name."""
 
-    truncate_dim: int | None = None
+    truncate_dim: Annotated[StrictInt, Field(ge=1)] | None = None
     """How many leading dimensions are kept, when `model` is a name; `None` keeps all."""
 
     _load_fields: ClassVar[tuple[str, ...]] = (*ModelSource._load_fields, "pooling", "normalize", "truncate_dim")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models.base import LangSmithParams
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, StrictBool
 
 from grit_integrations.errors import OptionError
 from grit_integrations.langchain.documents import DocumentText, document_texts
@@ -22,6 +22,7 @@ from grit_integrations.langchain.options import DecodingFields
 from grit_integrations.langchain.quotes import described
 from grit_integrations.langchain.source import PROVIDER, ModelSource
 from grit_integrations.model import GritLM
+from grit_integrations.option_values import check
 from grit_integrations.options import Caching, Decoding, check_caching
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class GritGenerator(DecodingFields, ModelSource):
     caching: Annotated[Caching | None, BeforeValidator(_known_mode)] = None
     """What of a prompt is read once and kept, such as `"prefix"` or `"doc"`. Default: the model's own mode."""
 
-    streaming: bool | None = None
+    streaming: StrictBool | None = None
     """Whether `invoke` streams to attached callbacks. `stream` always does."""
 
     _ignored: ClassVar[frozenset[str]] = _REMOTE_ONLY
@@ -93,7 +94,8 @@ class GritGenerator(DecodingFields, ModelSource):
                 raise OptionError.unknown(name, known)
         call = {name: value for name, value in options.items() if value is not None}
         grit = self._model_of(call.get("model", self.model))
-        caching = call.get("caching") or self.caching or grit.caching
+        caching = call.get("caching", self.caching or grit.caching)
+        check(isinstance(call.get("stream", False), bool), "stream", call.get("stream"), "True or False")
         decoding = self._settled(call, self.decoding).with_options(stop=stop)
         return GenerationCall(grit, decoding, check_caching(caching), document_texts(call.get("documents")))
 

@@ -12,6 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 
 from grit_integrations.errors import MissingExtraError, OptionError
 from grit_integrations.langchain.chat import ChatGrit
+from grit_integrations.langchain.retriever import GritRetriever
 
 try:
     from langchain.agents.middleware.types import (
@@ -65,13 +66,19 @@ class GritRAGMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         True
 
     Raises:
-        OptionError: the agent's model is not a `ChatGrit`.
+        OptionError: no retriever, an option that a `GritRetriever` does not take, or an agent whose model is not a
+            `ChatGrit`.
     """
 
     state_schema = RetrievalState
 
     def __init__(self, retriever: BaseRetriever, **options: Any) -> None:
         super().__init__()
+        if not isinstance(retriever, BaseRetriever):
+            kind = type(retriever).__name__
+            raise OptionError(f"retriever is a {kind}. Give a retriever, such as GritRetriever(vectorstore=...).")
+        if isinstance(retriever, GritRetriever):
+            retriever.check_options(**options)
         self.tools = []
         self.retriever = retriever
         self.options = options

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from grit_integrations.errors import OptionError
+from grit_integrations.option_values import check, is_count
 from grit_integrations.options import Decoding, Options, Reranking
 
 _NAMES = {"max_new_tokens": "max_tokens"}  # what LangChain's users call an option
@@ -58,6 +59,9 @@ class OptionFields(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; `update` takes options under each of their names, and all of them as one value."""
+        for name in update or ():
+            if name not in (known := {*type(self).model_fields, *self._option_names()}):
+                raise OptionError.unknown(name, known)
         changed = None if update is None else self._spread(update, self._own())
         return super().model_copy(update=changed, deep=deep)
 
@@ -154,6 +158,6 @@ class RerankingFields(OptionFields, _RerankingFields):
 
 def _alternatives(wanted: object, top: int | None) -> int | None:
     """Return how many alternatives to report beside each token's log-probability, `None` for no report at all."""
-    if wanted is not None and not isinstance(wanted, bool):
-        raise OptionError(f"logprobs={wanted!r} is not possible. It must be True or False; see top_logprobs.")
+    check(wanted is None or isinstance(wanted, bool), "logprobs", wanted, "True or False; see top_logprobs")
+    check(top is None or is_count(top, 0), "top_logprobs", top, "a whole number from 0 up, or None")
     return None if wanted is False or (wanted is None and top is None) else top or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, StrictFloat, StrictInt, model_validator
 
-from grit_integrations.errors import OptionError, PromptError
+from grit_integrations.errors import PromptError
 from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.options import RerankingFields
 from grit_integrations.langchain.scores import SCORE, scored
 from grit_integrations.langchain.source import ModelSource
+from grit_integrations.option_values import check, is_number
 from grit_integrations.options import check_top_n
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.results import Ranked
@@ -73,10 +74,10 @@ class GritReranker(RerankingFields, ModelSource, BaseDocumentCompressor):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    top_n: int | None = None
+    top_n: StrictInt | None = None
     """At most this many documents come back, the best; `None` keeps all of them."""
 
-    score_threshold: float | None = None
+    score_threshold: StrictFloat | None = None
     """Documents that score less do not come back. Scores lie in 0..1, those of `method="embedding"` in -1..1, and those
     of `score="logit"` anywhere."""
 
@@ -87,8 +88,8 @@ class GritReranker(RerankingFields, ModelSource, BaseDocumentCompressor):
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
         check_top_n(self.top_n)
-        if self.score_threshold is not None and math.isnan(self.score_threshold):
-            raise OptionError("score_threshold=nan is not possible. Give a number, or None for no limit.")
+        least = self.score_threshold
+        check(least is None or is_number(least), "score_threshold", least, "a finite number, or None for no limit")
         return self
 
     def compress_documents(
@@ -160,7 +161,7 @@ class _CrossEncoder(BaseCrossEncoder):
         self._reranker = reranker
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
-        text_pairs = list(text_pairs)
+        text_pairs = _pairs(text_pairs)
         places: defaultdict[str, list[int]] = defaultdict(list)
         for place, (query, text) in enumerate(text_pairs):
             check_text(query, f"The query of pair {place}")
@@ -179,6 +180,17 @@ def _copies(documents: Sequence[Document], entries: Sequence[Mapping[str, Any]])
     """Return a copy of each document that an entry names, which shares no metadata with the original."""
     found = [(documents[entry["index"]], entry[SCORE]) for entry in entries]
     return [scored(document, score, metadata=deepcopy(document.metadata)) for document, score in found]
+
+
+def _pairs(given: Any) -> list[tuple[str, str]]:
+    """Return (query, text) pairs as a list; they may be readable only once."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise PromptError(f"text_pairs is a {type(given).__name__}. Give a list of (query, text) pairs.")
+    pairs = list(given)
+    for place, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise PromptError(f"Pair {place} is {pair!r}. Give a query and a text: (query, text).")
+    return pairs
 
 
 def _texts(documents: Sequence[str | Document | Mapping[str, Any]]) -> list[str]:

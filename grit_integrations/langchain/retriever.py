@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,24 +12,25 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, StrictFloat, StrictInt, model_validator
 
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
-from grit_integrations.langchain.additions import aadd, add, parts_of, telling_what_is_stored
+from grit_integrations.langchain.additions import aadd, add, documents_by_id, parts_of, telling_what_is_stored
 from grit_integrations.langchain.embeddings import GritEmbeddings
 from grit_integrations.langchain.inside import embeddings_inside, model_inside
 from grit_integrations.langchain.known_stores import check_search_options
 from grit_integrations.langchain.reranker import GritReranker
-from grit_integrations.langchain.scores import SCORE, score_of, scored
+from grit_integrations.langchain.scores import score_of, scored
 from grit_integrations.langchain.search import StoreSearch
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.loading.sources import is_source_named
 from grit_integrations.model import GritLM
+from grit_integrations.option_values import check, is_count
 from grit_integrations.options import CANDIDATES, MODES, check_cosine, check_prefer_cached
-from grit_integrations.prompts.formats import check_text
 
 logger = logging.getLogger(__name__)
 
+_MOST = 1_000_000  # documents of one search; stores make room for as many as they are asked for
 _ALSO_OF_STORES = frozenset({"fetch_k", "metadata", "tags"})  # names that a store's own search may have too
 
 
@@ -90,26 +89,26 @@ class GritRetriever(ModelSource, BaseRetriever):
     vectorstore: VectorStore | None = None
     """Where documents are searched, and added by `add_documents`."""
 
-    retriever: BaseRetriever | None = None
+    retriever: InstanceOf[BaseRetriever] | None = None
     """Another retriever to ask instead, such as a hybrid or compressing one."""
 
-    k: int = 4
+    k: StrictInt = 4
     """At most this many documents come back. A wrapped `retriever` decides for itself how many it looks for."""
 
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the search, such as `{"filter": ...}`; those of a call win. `{"score_threshold": 0.3}` keeps
     what has at least this cosine, in every store, before any reranking."""
 
-    reranker: BaseDocumentCompressor | None = None
+    reranker: InstanceOf[BaseDocumentCompressor] | None = None
     """Puts the documents that were found in order, before the best `k` come back: a `GritReranker`, which takes the
     retriever's model unless it names one, or any other document compressor. Its own `top_n` limits what comes back
     too."""
 
-    fetch_k: int | None = None
+    fetch_k: StrictInt | None = None
     """The reranker sees at most this many documents, and at least `k`. `None` is 20, and all that a wrapped `retriever`
     returns."""
 
-    prefer_cached: float = 0.0
+    prefer_cached: StrictFloat = 0.0
     """How much better a document must score to stand before one whose keys and values are stored. 0 leaves the order as
     it is; so do documents without scores, or in an order that is not that of the scores."""
 
@@ -199,8 +198,8 @@ class GritRetriever(ModelSource, BaseRetriever):
             the id of each document.
 
         Raises:
-            OptionError: a retriever without a vector store, not as many ids as documents, or a store that has some of
-                the ids and can neither replace nor delete.
+            OptionError: a retriever without a vector store, not as many ids as documents, one id for two documents, or
+                a store that has some of the ids and can neither replace nor delete.
             ContextOverflowError: a document longer than the window of the store's own model; nothing has been stored.
             EmptyTextError: a document is blank; nothing has been stored.
             PromptError: NUL, lone surrogate; nothing has been stored.
@@ -228,19 +227,11 @@ class GritRetriever(ModelSource, BaseRetriever):
     ) -> tuple[VectorStore, list[str], dict[str, Document]]:
         if self.vectorstore is None:
             raise OptionError("This retriever wraps another one and has nowhere to add to. Give it a vectorstore.")
-        if isinstance(documents, str | Document) or isinstance(ids, str):
-            raise OptionError("One document or one id was given where a list is wanted. Put it in a list: [document].")
-        given, names = list(documents), None if ids is None else list(ids)
-        if names is not None and len(names) != len(given):
-            raise OptionError(f"{len(names)} ids were given for {len(given)} documents. Give one for each, or none.")
-        for index, document in enumerate(given):
-            check_text(document.page_content, f"Document {index}")
+        names, unique = documents_by_id(documents, ids)
         embeddings = embeddings_inside(self.vectorstore)
-        if given and embeddings is not None:
-            embeddings.check_documents([document.page_content for document in given])
-        if names is None:
-            names = [_id(document) for document in given]
-        return self.vectorstore, names, dict(zip(names, given, strict=True))
+        if unique and embeddings is not None:
+            embeddings.check_documents([unique[name].page_content for name in names])
+        return self.vectorstore, names, unique
 
     def _keep(self, texts: list[str], progress: bool | None) -> None:
         """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
@@ -297,6 +288,10 @@ class GritRetriever(ModelSource, BaseRetriever):
         if self.reranker is not None and found:
             found = list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
         return await asyncio.to_thread(self._ready, found[:wanted])
+
+    def check_options(self, *, k: int | None = None, **options: Any) -> None:
+        """Refuse options of `invoke` that cannot be, before anything is asked; raises as the class says."""
+        self._asked(k, options)
 
     def _asked(self, k: int | None, options: Mapping[str, Any]) -> tuple[int, float | None, dict[str, Any]]:
         """Return how many documents are wanted, their least cosine, and what else the search is told."""
@@ -355,16 +350,6 @@ class GritRetriever(ModelSource, BaseRetriever):
         return [documents[place] for place in self.grit.prefer_stored(texts, scores, margin=self.prefer_cached)]
 
 
-def _id(document: Document) -> str:
-    """Return the document's own id, or a digest of what it says."""
-    if document.id:
-        return document.id
-    metadata = {name: value for name, value in document.metadata.items() if name != SCORE}  # which is some query's
-    content = json.dumps([document.page_content, metadata], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
 def _check_k(k: int, name: str = "k") -> int:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise OptionError(f"{name}={k!r} is not possible. It must be a whole number from 1 up.")
+    check(is_count(k, 1, _MOST), name, k, f"a whole number from 1 to {_MOST:,}")
     return k

@@ -13,6 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    StrictBool,
+    StrictStr,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -30,7 +32,7 @@ def _path_to_str(value: Any) -> Any:
 
 
 ModelField = Annotated[
-    GritLM | str,
+    GritLM | StrictStr,
     BeforeValidator(_path_to_str),
     PlainSerializer(lambda model: getattr(model, "source", model), return_type=str, when_used="json"),
     WithJsonSchema({"type": "string"}),
@@ -52,16 +54,16 @@ class ModelSource(BaseModel):
     A name stands for one model of the process: adapters made for each request find its loaded weights and its KV cache
     again, until `grit_integrations.unload_all()`."""
 
-    revision: str | None = None
+    revision: StrictStr | None = None
     """Branch, tag or commit, when `model` names a hub repository."""
 
-    device: str | None = Field(default_factory=default_device)
+    device: StrictStr | None = Field(default_factory=default_device)
     """Such as `"cpu"` or `"cuda:1"`, when `model` is a name. Default: `GRIT_DEVICE`, else the best one here."""
 
-    dtype: str = "auto"
+    dtype: StrictStr = "auto"
     """Precision of the weights, when `model` is a name."""
 
-    local_files_only: bool = False
+    local_files_only: StrictBool = False
     """Never ask the hub, when `model` is a name."""
 
     _load_fields: ClassVar[tuple[str, ...]] = ("revision", "device", "dtype", "local_files_only")

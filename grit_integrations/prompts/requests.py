@@ -6,7 +6,7 @@ Every complaint about texts comes before any work is done.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -185,6 +185,8 @@ def embedding_inputs(
     """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
     if isinstance(texts, str):
         raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
+    if not isinstance(texts, Iterable):
+        raise PromptError(f"A {type(texts).__name__} was given where a list of texts is wanted. Give a list: [text].")
     header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
     room = window - len(header)
     if room <= 0:

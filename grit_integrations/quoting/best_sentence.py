@@ -29,7 +29,7 @@ class SentenceSearch:
     Args:
         spans: its regions are what is compared.
         end_ids: the tokens that end a text.
-        longest: at most so many tokens in a quote; a longer region loses its end.
+        longest: at most this many tokens in a quote; a longer region loses its end.
         length_penalty: 0 favours short regions; 1 compares averages.
         logits: behind the prompt, (1, vocab) float32.
     """

@@ -57,7 +57,7 @@ class SpanSearch:
     Args:
         spans: what may be quoted.
         end_ids: the tokens that end a text.
-        longest: at most so many tokens in a span.
+        longest: at most this many tokens in a span.
         length_penalty: 0 favours short spans; 1 compares averages.
         logits: behind the prompt, (1, vocab) float32.
     """

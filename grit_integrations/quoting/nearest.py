@@ -66,7 +66,7 @@ def best_quotes(
         grit: embeds the question as a query and the pieces as documents.
         question: what is asked.
         documents: texts in any order; blank ones have nothing to quote.
-        limit: at most so many quotes; equal ones count once, and pieces that only ask come last.
+        limit: at most this many quotes; equal ones count once, and pieces that only ask come last.
         length: sentences per quote; fewer where a paragraph or a document ends.
         instruction: what queries are for; the one that found the passages.
         lexical_weight: how much the share of the question's words in a piece adds to its cosine similarity; rare words

@@ -126,6 +126,18 @@ def test_a_stores_own_limit_is_kept(fresh: GritLM, monkeypatch: pytest.MonkeyPat
     assert (parts, store._collection.count()) == ([3, 3, 1], 7)
 
 
+def test_two_documents_of_one_id_are_refused_before_one_is_lost(fresh: GritLM) -> None:
+    heart, stars, bread = documents("one id")
+    retriever = GritRetriever.from_documents([], model=fresh)
+    with pytest.raises(OptionError, match="Document 2 has the id 'x', which another one has"):
+        retriever.add_documents([heart, stars, bread], ids=["x", "y", "x"])
+    pieces = [each.model_copy(update={"id": "page"}) for each in (heart, stars)]  # as a splitter may leave them
+    with pytest.raises(OptionError, match="Document 1 has the id 'page'"):
+        retriever.add_documents(pieces)
+    assert retriever.vectorstore.store == {}
+    assert retriever.add_documents([heart, heart], ids=["x", "x"]) == ["x", "x"]
+
+
 def test_a_documents_id_does_not_hang_on_the_query_that_found_it(fresh: GritLM) -> None:
     retriever = GritRetriever.from_documents(documents("ids"), model=fresh)
     again = [document.model_copy(update={"id": None}) for document in retriever.invoke(QUESTION)]
