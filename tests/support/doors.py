@@ -24,7 +24,7 @@ MODULES = (
 # Parameters that bring text to the model, whoever wrote it.
 TEXT = frozenset(
     """
-    args chat_history condense_prompt document_instruction documents input instruction messages nodes
+    args chat_history condense_prompt document_instruction documents input instruction message messages nodes
     passages prompt prompts query query_bundle query_instruction query_str request state system_prompt
     text text_chunks text_instruction texts
     """.split()  # noqa: SIM905
