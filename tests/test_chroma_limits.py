@@ -14,7 +14,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
-from grit_integrations import GritLM, OptionError, PromptError
+from grit_integrations import CollectionMismatchError, GritLM, OptionError, PromptError
 from grit_integrations.chroma import (
     GritEmbeddingFunction,
     check_collection,
@@ -107,6 +107,31 @@ def test_many_open_what_is_not_there(tiny: GritLM, client: ClientAPI) -> None:
 def test_impossible_names_are_not_taken_for_somebody_elses(tiny: GritLM, client: ClientAPI) -> None:
     with pytest.raises(ChromaError, match="name"):
         open_collection(client, "x", tiny)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda function: {"embedding_function": function},
+        lambda function: {"configuration": {"embedding_function": function}},
+        lambda function: {"embedding_function": function, "configuration": {"hnsw": {"space": "ip"}}},
+        lambda function: {"embedding_function": function, "metadata": {"hnsw:space": "l2"}},
+        lambda function: {"embedding_function": function, "get_or_create": True},
+    ],
+    ids=["function", "configuration", "both", "metadata", "get or create"],
+)
+def test_every_way_to_create_a_collection_is_found_again(tiny: GritLM, client: ClientAPI, how: Any) -> None:
+    function = GritEmbeddingFunction(tiny, query_instruction="Find the passage")
+    client.create_collection("docs", **how(function)).add(ids=IDS, documents=TEXTS)
+    again = client.get_collection("docs")  # as a program does that knows nothing about its model
+    assert again.configuration["embedding_function"].get_config() == function.get_config()
+    wanted = int(
+        np.argmax(tiny.embed_documents(TEXTS) @ tiny.embed_queries(["blood"], instruction="Find the passage")[0])
+    )
+    assert again.query(query_texts=["blood"], n_results=1)["ids"] == [[IDS[wanted]]]
+    check_collection(again, tiny)
+    with pytest.raises(CollectionMismatchError, match="truncate_dim"):
+        open_collection(client, "docs", tiny.with_options(truncate_dim=8))
 
 
 # Wrong arguments
