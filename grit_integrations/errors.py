@@ -113,3 +113,7 @@ class MissingExtraError(GritError, ImportError):
             f"Install it with: pip install 'grit_integrations[{extra}]'",
             name=package,
         )
+        self._arguments = package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments, vars(self)  # without this, an exception is made again of its message

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
 
 from grit_integrations.errors import OptionError
+from grit_integrations.option_values import check, is_count, is_number
 
 # How token states become one vector.
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
@@ -199,13 +199,13 @@ class Quoting(Options):
 
     def __post_init__(self) -> None:
         known = " or ".join(repr(method) for method in QUOTE_METHODS)
-        _check(self.method in QUOTE_METHODS, "method", self.method, known)
-        _check(_is_count(self.sentences, 0), "sentences", self.sentences, "a whole number from 0 (all) up")
-        _check(_is_count(self.neighbours, 1), "neighbours", self.neighbours, "a whole number from 1 up")
-        _check(_is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
+        check(self.method in QUOTE_METHODS, "method", self.method, known)
+        check(is_count(self.sentences, 0), "sentences", self.sentences, "a whole number from 0 (all) up")
+        check(is_count(self.neighbours, 1), "neighbours", self.neighbours, "a whole number from 1 up")
+        check(is_count(self.longest, 1), "longest", self.longest, "a whole number from 1 up")
         penalty = self.length_penalty
-        _check(_is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
-        _check(isinstance(self.echo, bool), "echo", self.echo, "True or False")
+        check(is_number(penalty) and penalty >= 0, "length_penalty", penalty, "0 or more")
+        check(isinstance(self.echo, bool), "echo", self.echo, "True or False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,20 +247,20 @@ class Decoding(Options):
         object.__setattr__(self, "stop", stop)
         for name in ("temperature", "top_p", "repetition_penalty"):  # 1 and 1.0 are one request, also as a cache key
             value = getattr(self, name)
-            object.__setattr__(self, name, float(value) if _is_number(value) else value)
-        _check(_is_count(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number from 1 up")
-        _check(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
-        _check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _check(_is_count(self.top_k, 0), "top_k", self.top_k, "a whole number from 0 (all) up")
-        _check(self.seed is None or _is_count(self.seed, 0), "seed", self.seed, "a whole number from 0 up, or None")
+            object.__setattr__(self, name, float(value) if is_number(value) else value)
+        check(is_count(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number from 1 up")
+        check(is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        check(is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        check(is_count(self.top_k, 0), "top_k", self.top_k, "a whole number from 0 (all) up")
+        check(self.seed is None or is_count(self.seed, 0), "seed", self.seed, "a whole number from 0 up, or None")
         penalty = self.repetition_penalty
-        _check(_is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
-        _check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
-        _check(self.logprobs is None or _is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
+        check(is_number(penalty) and penalty > 0, "repetition_penalty", penalty, "above 0 (1 is none)")
+        check(all(isinstance(s, str) and s for s in stop), "stop", stop, "strings of at least one character")
+        check(self.logprobs is None or is_count(self.logprobs, 0), "logprobs", self.logprobs, "0 or more, or None")
         quote: object = self.quote
         if isinstance(quote, Mapping):  # a Quoting's plain data, read back
             quote = Quoting().with_options(**quote)
-        _check(isinstance(quote, bool | Quoting), "quote", quote, "True, False or a Quoting")
+        check(isinstance(quote, bool | Quoting), "quote", quote, "True, False or a Quoting")
         object.__setattr__(self, "quote", Quoting() if quote is True else quote)
         self._check_search()
 
@@ -339,22 +339,22 @@ class Reranking(Options):
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is unknown. Use one of {', '.join(map(str, known))}."
                 )
-        if not _is_number(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
+        if not is_number(self.cosine) or self.cosine < 0 or (self.cosine and self.method != "pointwise"):
             raise OptionError(
                 f"cosine={self.cosine!r} with method={self.method!r} is not possible. Give a number from 0 up, with "
                 "method='pointwise'."
             )
-        if self.passage_tokens is not None and not _is_count(self.passage_tokens, 1):
+        if self.passage_tokens is not None and not is_count(self.passage_tokens, 1):
             raise OptionError(
                 f"passage_tokens={self.passage_tokens!r} is not possible. Give a whole number from 1 up, or None for "
                 "all."
             )
-        if not _is_count(self.window, 2) or not _is_count(self.step, 1) or self.step >= self.window:
+        if not is_count(self.window, 2) or not is_count(self.step, 1) or self.step >= self.window:
             raise OptionError(
                 f"window={self.window!r} and step={self.step!r}: a window has at least 2 passages and moves by 1 or "
                 "more, but by fewer than it has. RankGPT uses 20 and 10."
             )
-        _check(isinstance(self.instruction, str), "instruction", self.instruction, "a string")
+        check(isinstance(self.instruction, str), "instruction", self.instruction, "a string")
 
 
 def check_top_n(top_n: object) -> int | None:
@@ -363,7 +363,7 @@ def check_top_n(top_n: object) -> int | None:
     Raises:
         OptionError: neither `None` nor a whole number from 1 up.
     """
-    if top_n is None or (isinstance(top_n, int) and _is_count(top_n, 1)):
+    if top_n is None or (isinstance(top_n, int) and is_count(top_n, 1)):
         return top_n
     raise OptionError(f"top_n={top_n!r} is not possible. Give a whole number from 1 up, or None for all.")
 
@@ -374,19 +374,17 @@ def check_prefer_cached(margin: object) -> float:
     Raises:
         OptionError: not a finite number from 0 up.
     """
-    if isinstance(margin, int | float) and _is_number(margin) and margin >= 0:
+    if isinstance(margin, int | float) and is_number(margin) and margin >= 0:
         return float(margin)
     raise OptionError(f"prefer_cached={margin!r} is not possible. It must be 0 (off) or more.")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def check_cosine(value: object, name: str) -> float:
+    """Return `value` if it may be a cosine.
 
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _check(valid: bool, name: str, found: object, wanted: str) -> None:
-    if not valid:
-        raise OptionError(f"{name}={found!r} is not possible. It must be {wanted}.")
+    Raises:
+        OptionError: not a number from -1 to 1.
+    """
+    if isinstance(value, int | float) and is_number(value) and -1 <= value <= 1:
+        return float(value)
+    raise OptionError(f"{name}={value!r} is not possible. It must be a cosine, a number from -1 to 1.")

@@ -39,6 +39,7 @@ ROOMS = [
     ("progress",),
     ("results",),
     ("options",),
+    ("option_values",),
     ("errors",),
 ]
 FLOOR = {room: -index for index, twins in enumerate(ROOMS) for room in twins}

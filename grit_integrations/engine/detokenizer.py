@@ -26,8 +26,8 @@ class Detokenizer:
         return "" if text.endswith(_INCOMPLETE) else self._taken(text)
 
     def flush(self) -> str:
-        """Return what is left, incomplete characters included."""
-        return self._taken(self._added()) if self._new else ""
+        """Return what is left, without a character that the end cut in two."""
+        return self._taken(self._added()).rstrip(_INCOMPLETE) if self._new else ""
 
     def _added(self) -> str:
         whole = self._decode([*self._before, *self._new])

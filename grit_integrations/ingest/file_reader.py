@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grit_integrations.errors import IngestError, MissingExtraError
+from grit_integrations.ingest.html_text import decode_page, page_text
+from grit_integrations.kv.sizes import format_size
 
 try:
     from langchain_core.documents import Document
@@ -17,6 +22,9 @@ except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "langchain_core":
         raise
     raise MissingExtraError("langchain-core", "cli") from None
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
 
 TEXT = frozenset({".txt", ".text"})
 MARKDOWN = frozenset({".md", ".markdown"})
@@ -32,14 +40,12 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_HTML_BLOCKS = (
-    *("address", "article", "aside", "blockquote", "dd", "div", "dl", "dt", "figcaption", "figure", "footer", "form"),
-    *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table"),
-    *("td", "th", "tr", "ul"),
-)
-_HTML_UNREAD = ("script", "style", "noscript", "template", "head", "title", "svg")
-_PARAGRAPH = "\ue000"  # stands for a paragraph break while white space is collapsed
-_MARKDOWN_TITLE = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
+# `#`s behind a title close the heading if a space stands before them. Whatever the line holds is read once.
+_MARKDOWN_TITLE = re.compile(r"^#[ \t]++(\S[^\n]*+)", re.MULTILINE)
+_CLOSED_TITLE = re.compile(r"(?<!\s)\s++#++$")
+_LONGEST_TITLE = 200  # characters; each passage of a file carries its title
+
+MOST_BYTES = 100_000_000  # of a file that is read, unless a caller says otherwise
 
 
 def read_file(path: Path, data: bytes | None = None) -> list[Document]:
@@ -47,10 +53,10 @@ def read_file(path: Path, data: bytes | None = None) -> list[Document]:
 
     Args:
         path: its ending decides how it is read; unknown endings are read as plain text.
-        data: its bytes, if they were read already.
+        data: its bytes, if they were read already; else at most 100 MB are read.
 
     Raises:
-        IngestError: unreadable, empty, binary, not UTF-8, encrypted or without text; the message says which.
+        IngestError: unreadable, too large, empty, binary, not UTF-8, encrypted or without text; the message says which.
     """
     data = read_bytes(path) if data is None else data
     if not data.strip():
@@ -62,16 +68,31 @@ def read_file(path: Path, data: bytes | None = None) -> list[Document]:
     return [document for document in documents if document.page_content.strip()]
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes.
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return a file's bytes, at most `most` of them.
 
     Raises:
-        IngestError: the operating system refuses; the message says why.
+        IngestError: the operating system refuses, the file is larger, or it is none any more; the message says which.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:  # `Path.open` takes no opener
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise IngestError("it is no regular file any more")
+            data = b"" if state.st_size > most else file.read(most + 1)
     except OSError as error:
         raise IngestError(f"the file cannot be opened: {error.strerror or error}") from error
+    if max(state.st_size, len(data)) > most:  # it may have grown since
+        raise IngestError(
+            f"the file has {format_size(max(state.st_size, len(data)))}, and at most {format_size(most)} are read; "
+            "--max-file-size (max_file_bytes in Python) raises the bound"
+        )
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a writer, should a named pipe have taken its place."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_text(path: Path, data: bytes) -> list[Document]:
@@ -81,30 +102,15 @@ def _read_text(path: Path, data: bytes) -> list[Document]:
 def _read_markdown(path: Path, data: bytes) -> list[Document]:
     text = decode(data)
     heading = _MARKDOWN_TITLE.search(text)
-    return [_document(path, text, heading[1] if heading else path.stem)]
+    title = _CLOSED_TITLE.sub("", heading[1].rstrip()) if heading else path.stem
+    return [_document(path, text, title)]
 
 
 def _read_html(path: Path, data: bytes) -> list[Document]:
-    try:
-        from bs4 import BeautifulSoup
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("beautifulsoup4", "cli") from error
-
     if _is_binary(data):
         raise IngestError("the file is binary, not HTML")
-    soup = BeautifulSoup(data, "html.parser")
-    if soup.contains_replacement_characters:
-        raise IngestError(f"the file is not valid {soup.original_encoding or 'UTF-8'}; save it as UTF-8")
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for tag in soup(_HTML_UNREAD):
-        tag.decompose()
-    for tag in soup("br"):
-        tag.replace_with(_PARAGRAPH)
-    for tag in soup(_HTML_BLOCKS):
-        tag.insert_before(_PARAGRAPH)
-        tag.insert_after(_PARAGRAPH)
-    paragraphs = (" ".join(part.split()) for part in soup.get_text().split(_PARAGRAPH))
-    return [_document(path, "\n\n".join(filter(None, paragraphs)), title or path.stem)]
+    title, text = page_text(decode(data) if _is_marked(data) else decode_page(data))
+    return [_document(path, text, title or path.stem)]
 
 
 def _read_pdf(path: Path, data: bytes) -> list[Document]:
@@ -119,7 +125,7 @@ def _read_pdf(path: Path, data: bytes) -> list[Document]:
             if reader.is_encrypted and not reader.decrypt(""):
                 raise IngestError("the PDF is encrypted; save a copy without a password")
             title = str((reader.metadata.title if reader.metadata else None) or "").strip() or path.stem
-            pages = [_document(path, page.extract_text(), title, page=n) for n, page in enumerate(reader.pages, 1)]
+            pages = [_document(path, text, title, page=n) for n, text in enumerate(_page_texts(reader), 1)]
         except IngestError:
             raise
         except Exception as error:  # pypdf meets broken files with exceptions of many kinds
@@ -127,6 +133,17 @@ def _read_pdf(path: Path, data: bytes) -> list[Document]:
     if not any(page.page_content.strip() for page in pages):
         raise IngestError("the PDF has no text, only images; run OCR on it first")
     return pages
+
+
+def _page_texts(reader: PdfReader) -> Iterator[str]:
+    """Yield each page's text; pypdf bounds what one stream unpacks to, not how many pages show the same one."""
+    room = MOST_BYTES
+    for page in reader.pages:
+        text = page.extract_text()
+        room -= len(text)
+        if room < 0:
+            raise IngestError(f"the PDF unpacks to more than {format_size(MOST_BYTES)} of text; split it")
+        yield text
 
 
 _READERS: Mapping[str, Callable[[Path, bytes], list[Document]]] = {
@@ -140,7 +157,13 @@ _READERS: Mapping[str, Callable[[Path, bytes], list[Document]]] = {
 def _document(path: Path, text: str, title: str, **metadata: int) -> Document:
     # A PDF's font tables can yield NUL and half surrogates; no prompt may hold them.
     clean = text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
-    return Document(clean, metadata={"source": str(path), "title": " ".join(title.split()) or path.stem, **metadata})
+    return Document(clean, metadata={"source": str(path), "title": _short(title) or path.stem, **metadata})
+
+
+def _short(title: str) -> str:
+    """Return a title as one line that is not too long."""
+    line = " ".join(title.encode("utf-8", "replace").decode("utf-8").replace("\x00", "").split())
+    return line if len(line) <= _LONGEST_TITLE else f"{line[: _LONGEST_TITLE - 1]}…"
 
 
 def decode(data: bytes) -> str:
@@ -163,7 +186,11 @@ def decode(data: bytes) -> str:
 
 
 def _is_binary(data: bytes) -> bool:
-    return b"\x00" in data and not data.startswith(tuple(mark for mark, _ in _BYTE_ORDER_MARKS))
+    return b"\x00" in data and not _is_marked(data)
+
+
+def _is_marked(data: bytes) -> bool:
+    return data.startswith(tuple(mark for mark, _ in _BYTE_ORDER_MARKS))
 
 
 @contextmanager

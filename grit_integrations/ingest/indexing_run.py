@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from langchain_core.vectorstores import VectorStore
 
-_READING = "1"  # raise it when reading or splitting changes, so that files are read again
+_READING = "2"  # raise it when reading or splitting changes, so that files are read again
 _FLUSH = 256  # passages after which files are written and noted as done
 _BATCH = 64  # passages between two points where an interrupted run goes on
 

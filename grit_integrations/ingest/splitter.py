@@ -81,12 +81,21 @@ class PassageSplitter:
     def _split(self, document: Document) -> list[Document]:
         found = [p for p in self._splitter.split_documents([document]) if p.page_content.strip()]
         passages: list[Document] = []
-        for passage in reversed(found):  # a heading that fills no passage belongs to the text below it
-            if passages and _HEADING.fullmatch(passage.page_content):
-                passages[-1] = _joined(document, passage, passages[-1])
-            else:
+        for passage in reversed(found):
+            joined = self._with_heading(document, passage, passages[-1]) if passages else None
+            if joined is None:
                 passages.append(passage)
+            else:
+                passages[-1] = joined
         return passages[::-1]
+
+    def _with_heading(self, document: Document, heading: Document, below: Document) -> Document | None:
+        """Return a heading that stands alone together with the text below it, unless that would be too long."""
+        text = heading.page_content
+        if _HEADING.fullmatch(text) is None or self._count(text) > self.tokens // 4:
+            return None
+        joined = _joined(document, heading, below)
+        return joined if self._count(joined.page_content) <= min(self._most, self.tokens * 3 // 2) else None
 
 
 def _joined(document: Document, first: Document, last: Document) -> Document:

@@ -24,7 +24,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVBlock:
-    """One segment's keys and values. Tensors are never written to: they may be a mapped file or shared by requests.
+    """One segment's keys and values. Tensors are never written to: requests share them.
 
     Keys are stored rotated (as the model caches them), for positions `position`, `position + 1`, ...
 

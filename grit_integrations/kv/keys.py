@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from grit_integrations.prompts.plan import Pattern, Plan
 
 FORMAT = "grit-kv-1"
+_LONGEST_NAMESPACE = 256  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +81,18 @@ def check_namespace(namespace: str) -> None:
     """Refuse a namespace that cannot be stored.
 
     Raises:
-        OptionError: not a text that UTF-8 can hold.
+        OptionError: not a text, longer than 256 characters, or with control characters or halves of surrogate pairs.
     """
-    try:
-        namespace.encode()
-    except (UnicodeEncodeError, AttributeError) as error:
-        raise OptionError(f"namespace={namespace!r} is not a text that can be stored. Give another name.") from error
+    if not isinstance(namespace, str) or len(namespace) > _LONGEST_NAMESPACE or not _is_printable(namespace):
+        shown = repr(namespace) if len(repr(namespace)) <= 80 else f"{repr(namespace)[:80]}…"
+        raise OptionError(
+            f"namespace={shown} cannot be stored. Give a text of up to {_LONGEST_NAMESPACE} characters, none of them a "
+            "control character."
+        )
+
+
+def _is_printable(text: str) -> bool:
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.sizes import format_size
 
+if TYPE_CHECKING:
+    from grit_integrations.kv.speeds import Speeds
+
 BreakEven = Literal["auto", "always", "never"]
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """What was measured once for one model on one machine; None is not measured yet.
-
-    Attributes:
-        prefill: tokens a second that the model computes.
-        load: bytes a second that blocks are read from the disk, checksum included.
-    """
-
-    prefill: float | None = None
-    load: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

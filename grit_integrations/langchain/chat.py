@@ -111,9 +111,10 @@ class ChatGrit(GritGenerator, BaseChatModel):
         return self
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Return how many tokens the whole prompt of `messages` has; `tools` add none, since this model takes none."""
+        """Return how many tokens `invoke` sends for `messages`; `tools` add none, since this model takes none."""
         try:
-            return self.grit.count_message_tokens(as_turns(messages))
+            known = known_texts(messages)
+            return len(self.grit.prompt(as_turns(messages), caching=self.caching, known_documents=known))
         except EmptyTextError:
             return 0
 
@@ -158,8 +159,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        generation = call.grit.generate(as_turns(messages), call.documents, **options)
+        generation = call.stream(as_turns(messages), known_texts(messages)).result()
         return chat_result(generation, call)
 
     async def _agenerate(
@@ -170,9 +170,8 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        generation = await call.grit.agenerate(as_turns(messages), call.documents, **options)
-        return chat_result(generation, call)
+        stream = await call.astream(as_turns(messages), known_texts(messages))
+        return chat_result(await stream.aresult(), call)
 
     def _stream(
         self,
@@ -182,8 +181,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        with call.grit.stream(as_turns(messages), call.documents, **options) as stream:
+        with call.stream(as_turns(messages), known_texts(messages)) as stream:
             for piece in stream:
                 if piece.is_empty:
                     continue
@@ -200,8 +198,7 @@ class ChatGrit(GritGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        options = call.options(known_texts(messages))
-        async with await call.grit.astream(as_turns(messages), call.documents, **options) as stream:
+        async with await call.astream(as_turns(messages), known_texts(messages)) as stream:
             async for piece in stream:
                 if piece.is_empty:
                     continue

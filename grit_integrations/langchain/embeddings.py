@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
+from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import Pooling
+from grit_integrations.prompts.requests import embedding_inputs
 from grit_integrations.results import Vectors
 
 
@@ -71,25 +74,40 @@ class GritEmbeddings(ModelSource, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one vector a text, in their order; no texts, no vectors."""
-        vectors = self.grit.embed_documents(
-            texts, instruction=self.document_instruction, truncate=self.truncate, progress=self.show_progress
-        )
+        with overflow_as_langchains():
+            vectors = self.grit.embed_documents(
+                texts, instruction=self.document_instruction, truncate=self.truncate, progress=self.show_progress
+            )
         return _lists(vectors)
 
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a query under `query_instruction`."""
-        vectors = self.grit.embed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
+        with overflow_as_langchains():
+            vectors = self.grit.embed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
         return _lists(vectors)[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop; cancelling the task stops the work."""
-        vectors = await self.grit.aembed_documents(texts, instruction=self.document_instruction, truncate=self.truncate)
+        with overflow_as_langchains():
+            vectors = await self.grit.aembed_documents(
+                texts, instruction=self.document_instruction, truncate=self.truncate
+            )
         return _lists(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a query without blocking the event loop; cancelling the task stops the work."""
-        vectors = await self.grit.aembed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
+        with overflow_as_langchains():
+            vectors = await self.grit.aembed_queries([text], instruction=self.query_instruction, truncate=self.truncate)
         return _lists(vectors)[0]
+
+    def check_documents(self, texts: Sequence[str]) -> None:
+        """Refuse documents that cannot be embedded, without embedding any; raises as the class says."""
+        if not self.truncate:
+            grit = self.grit
+            with overflow_as_langchains():
+                embedding_inputs(
+                    grit.checkpoint.tokenizer, grit.window, texts, "Document", instruction=self.document_instruction
+                )
 
     @property
     def namespace(self) -> str:

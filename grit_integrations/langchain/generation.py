@@ -17,6 +17,7 @@ from pydantic import BeforeValidator
 
 from grit_integrations.errors import OptionError
 from grit_integrations.langchain.documents import DocumentText, document_texts
+from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.options import DecodingFields
 from grit_integrations.langchain.quotes import described
 from grit_integrations.langchain.source import PROVIDER, ModelSource
@@ -24,7 +25,9 @@ from grit_integrations.model import GritLM
 from grit_integrations.options import Caching, Decoding, check_caching
 
 if TYPE_CHECKING:
+    from grit_integrations.engine.streaming import GenerationStream
     from grit_integrations.model import GenerationOptions
+    from grit_integrations.prompts.formats import Messages
 
 # What LangChain's constructors pass to every provider and what has no meaning for a model in this process.
 _REMOTE_ONLY = frozenset({"api_key", "base_url", "default_headers", "max_retries", "request_timeout", "timeout"})
@@ -44,8 +47,17 @@ class GenerationCall:
         """What the model answers from."""
         return [document.text for document in self.given]
 
-    def options(self, known_documents: Sequence[str] = ()) -> GenerationOptions:
-        """Return the core's options; `known_documents` may stand verbatim in the messages."""
+    def stream(self, messages: Messages, known_documents: Sequence[str] = ()) -> GenerationStream:
+        """Start generating; `known_documents` may stand verbatim in the messages."""
+        with overflow_as_langchains():
+            return self.grit.stream(messages, self.documents, **self._options(known_documents))
+
+    async def astream(self, messages: Messages, known_documents: Sequence[str] = ()) -> GenerationStream:
+        """Start generating without blocking the event loop."""
+        with overflow_as_langchains():
+            return await self.grit.astream(messages, self.documents, **self._options(known_documents))
+
+    def _options(self, known_documents: Sequence[str]) -> GenerationOptions:
         return {"decoding": self.decoding, "caching": self.caching, "known_documents": known_documents}
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.outputs import GenerationChunk as LLMGenerationChunk
 from langchain_core.outputs import LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from grit_integrations import __version__
@@ -88,6 +88,34 @@ class GritLLM(GritGenerator, BaseLLM):
         keyed = await asyncio.to_thread(self._keyed, kwargs)
         return await BaseLLM.agenerate(keyed, prompts, stop, callbacks, **kwargs)
 
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Complete each prompt. With `return_exceptions`, and so with fallbacks, each has its own answer or error."""
+        if return_exceptions:
+            return Runnable[LanguageModelInput, str].batch(self, inputs, config, return_exceptions=True, **kwargs)
+        return BaseLLM.batch(self, inputs, config, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Complete each prompt without blocking the event loop; otherwise like `batch`."""
+        if return_exceptions:
+            return await Runnable[LanguageModelInput, str].abatch(
+                self, inputs, config, return_exceptions=True, **kwargs
+            )
+        return await BaseLLM.abatch(self, inputs, config, **kwargs)
+
     def _keyed(self, kwargs: Mapping[str, Any]) -> GritLLM:
         """Return a model whose `_identifying_params` are right as the key of cached answers.
 
@@ -122,8 +150,7 @@ class GritLLM(GritGenerator, BaseLLM):
     ) -> LLMResult:
         call = self._call_of(stop, kwargs)
         with ExitStack() as running:  # an error of one closes them all
-            start = partial(call.grit.stream, documents=call.documents, **call.options())
-            streams = [running.enter_context(start(prompt)) for prompt in prompts]
+            streams = [running.enter_context(call.stream(prompt)) for prompt in prompts]
             return llm_result([stream.result() for stream in streams], call)
 
     async def _agenerate(
@@ -135,8 +162,7 @@ class GritLLM(GritGenerator, BaseLLM):
     ) -> LLMResult:
         call = self._call_of(stop, kwargs)
         async with AsyncExitStack() as running:
-            start = partial(call.grit.astream, documents=call.documents, **call.options())
-            streams = [await running.enter_async_context(await start(prompt)) for prompt in prompts]
+            streams = [await running.enter_async_context(await call.astream(prompt)) for prompt in prompts]
             return llm_result([await stream.aresult() for stream in streams], call)
 
     def _stream(
@@ -147,7 +173,7 @@ class GritLLM(GritGenerator, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[LLMGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        with call.grit.stream(prompt, call.documents, **call.options()) as stream:
+        with call.stream(prompt) as stream:
             for piece in stream:
                 if piece.is_empty:
                     continue
@@ -164,7 +190,7 @@ class GritLLM(GritGenerator, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[LLMGenerationChunk]:
         call = self._call_of(stop, kwargs)
-        async with await call.grit.astream(prompt, call.documents, **call.options()) as stream:
+        async with await call.astream(prompt) as stream:
             async for piece in stream:
                 if piece.is_empty:
                     continue

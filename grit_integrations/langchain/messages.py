@@ -4,7 +4,7 @@
 |---|---|
 | `SystemMessage`, `ChatMessage(role="developer")` | system; the core folds it into the next user turn |
 | `HumanMessage` | user, with `name: ` in front if it has a name |
-| `AIMessage` | assistant; its calls of tools are left out, what they returned follows in user turns |
+| `AIMessage` | assistant; its text, whatever else another provider left there: tools' results follow in user turns |
 | `ToolMessage`, `FunctionMessage` | user, introduced as the result of its tool |
 
 Any order of roles is accepted: the core merges neighbours and drops blank turns.
@@ -29,14 +29,6 @@ from grit_integrations.errors import PromptError
 from grit_integrations.prompts.formats import Message, Role
 
 _TEXT_BLOCKS = frozenset({"text", "input_text", "output_text", "text-plain"})
-# What other models leave in their turns beside text: not for the next reader.
-_INNER_BLOCKS = frozenset(
-    {
-        *("reasoning", "thinking", "redacted_thinking"),
-        *("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call"),
-        *("server_tool_use", "server_tool_call", "server_tool_call_chunk", "server_tool_result"),
-    }
-)
 _CHAT_ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -58,7 +50,9 @@ def as_turns(messages: Sequence[BaseMessage]) -> list[Message]:
 
 def _as_turn(message: BaseMessage, where: str) -> Message:
     role = _role(message, where)
-    text = _text(message, where)
+    if role == "assistant":
+        return Message(role, "".join(_said(message.content)))  # may be cut into blocks within a sentence
+    text = "\n".join(_texts(message.content, where))
     return Message(role, _introduced(message, text) if text.strip() else text)
 
 
@@ -87,28 +81,35 @@ def _introduced(message: BaseMessage, text: str) -> str:
     return text
 
 
-def _text(message: BaseMessage, where: str) -> str:
-    # Another model's text may be cut into blocks within a sentence; everybody else's blocks are paragraphs.
-    separator = "" if isinstance(message, AIMessage) else "\n"
-    return separator.join(_texts(message.content, where, inner=isinstance(message, AIMessage)))
-
-
-def _texts(content: Any, where: str, *, inner: bool) -> Iterator[str]:
-    """Yield the text of each block. Blocks in `_INNER_BLOCKS` are passed over if `inner`."""
-    if isinstance(content, str):
-        yield content
-        return
-    for block in content or ():
+def _said(content: Any) -> Iterator[str]:
+    """Yield the text of an assistant's turn. Whatever else a provider puts there is not for the next reader."""
+    for block in _blocks(content):
         if isinstance(block, str):
             yield block
-            continue
-        kind = block.get("type")
-        if kind in _TEXT_BLOCKS and isinstance(block.get("text"), str):
-            yield block["text"]
-        elif kind == "tool_result":  # Anthropic's shape of a ToolMessage
-            yield from _texts(block.get("content"), where, inner=inner)
-        elif not (inner and kind in _INNER_BLOCKS):
+        elif (text := _text(block)) is not None:
+            yield text
+
+
+def _texts(content: Any, where: str) -> Iterator[str]:
+    """Yield the text of each block of a turn that has to be read whole."""
+    for block in _blocks(content):
+        if isinstance(block, str):
+            yield block
+        elif (text := _text(block)) is not None:
+            yield text
+        elif block.get("type") == "tool_result":  # Anthropic's shape of a ToolMessage
+            yield from _texts(block.get("content"), where)
+        else:
             raise PromptError(
-                f"{where} has a block of type {kind!r}. This model reads text only: leave the block out, or put what "
-                "it shows into words."
+                f"{where} has a block of type {block.get('type')!r}. This model reads text only: leave the block out, "
+                "or put what it shows into words."
             )
+
+
+def _blocks(content: Any) -> Sequence[Any]:
+    return [content] if isinstance(content, str) else content or ()
+
+
+def _text(block: Mapping[str, Any]) -> str | None:
+    text = block.get("text")  # Bedrock's blocks have no type
+    return text if block.get("type", "text") in _TEXT_BLOCKS and isinstance(text, str) else None

@@ -15,13 +15,14 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import ConfigDict, model_validator
 
 from grit_integrations.errors import OptionError, PromptError
+from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.options import RerankingFields
+from grit_integrations.langchain.scores import SCORE, scored
 from grit_integrations.langchain.source import ModelSource
 from grit_integrations.options import check_top_n
 from grit_integrations.prompts.formats import check_characters, check_text
 from grit_integrations.results import Ranked
 
-SCORE = "relevance_score"  # where chains and tracers look for it
 OWN = -1  # how LangChain's rerankers spell "as many as the instance says"
 
 
@@ -119,14 +120,18 @@ class GritReranker(RerankingFields, ModelSource, BaseDocumentCompressor):
             top_n: another number than the reranker's own, which is -1 here; `None` returns all.
         """
         count = self.top_n if top_n == OWN else top_n
-        return self._entries(self.grit.rerank(query, _texts(documents), top_n=count, **asdict(self.reranking)))
+        with overflow_as_langchains():
+            ranked = self.grit.rerank(query, _texts(documents), top_n=count, **asdict(self.reranking))
+        return self._entries(ranked)
 
     async def arerank(
         self, documents: Sequence[str | Document | Mapping[str, Any]], query: str, *, top_n: int | None = OWN
     ) -> list[dict[str, Any]]:
         """Put documents in order without blocking the event loop; otherwise like `rerank`."""
         count = self.top_n if top_n == OWN else top_n
-        return self._entries(await self.grit.arerank(query, _texts(documents), top_n=count, **asdict(self.reranking)))
+        with overflow_as_langchains():
+            ranked = await self.grit.arerank(query, _texts(documents), top_n=count, **asdict(self.reranking))
+        return self._entries(ranked)
 
     def as_cross_encoder(self) -> BaseCrossEncoder:
         """Return this reranker in the shape of LangChain's cross-encoders.
@@ -155,26 +160,25 @@ class _CrossEncoder(BaseCrossEncoder):
         self._reranker = reranker
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        text_pairs = list(text_pairs)
         places: defaultdict[str, list[int]] = defaultdict(list)
         for place, (query, text) in enumerate(text_pairs):
             check_text(query, f"The query of pair {place}")
             check_characters(text, f"The text of pair {place}")
             places[query].append(place)
         scores = [math.nan] * len(text_pairs)
-        for query, mine in places.items():
-            texts = [text_pairs[place][1] for place in mine]
-            for found in self._reranker.grit.rerank(query, texts, **asdict(self._reranker.reranking)):
-                scores[mine[found.index]] = found.score
+        with overflow_as_langchains():
+            for query, mine in places.items():
+                texts = [text_pairs[place][1] for place in mine]
+                for found in self._reranker.grit.rerank(query, texts, **asdict(self._reranker.reranking)):
+                    scores[mine[found.index]] = found.score
         return scores
 
 
 def _copies(documents: Sequence[Document], entries: Sequence[Mapping[str, Any]]) -> list[Document]:
     """Return a copy of each document that an entry names, which shares no metadata with the original."""
-    return [_scored(documents[entry["index"]], entry[SCORE]) for entry in entries]
-
-
-def _scored(document: Document, score: float) -> Document:
-    return document.model_copy(update={"metadata": {**deepcopy(document.metadata), SCORE: score}})
+    found = [(documents[entry["index"]], entry[SCORE]) for entry in entries]
+    return [scored(document, score, metadata=deepcopy(document.metadata)) for document, score in found]
 
 
 def _texts(documents: Sequence[str | Document | Mapping[str, Any]]) -> list[str]:

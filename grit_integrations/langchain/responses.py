@@ -1,6 +1,7 @@
 """What GritLM gives back, as LangChain's results, chunks and metadata.
 
-What is told over a stream is merged: counts, timings and quotes must come exactly once, with the last chunk.
+What is told over a stream is merged: counts, timings and quotes must come exactly once, with the last chunk. Times are
+in nanoseconds: a loop over an agent's stream sums several answers, and LangChain merges no fractions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from grit_integrations.langchain.source import PROVIDER
 
 if TYPE_CHECKING:
     from grit_integrations.langchain.generation import GenerationCall
-    from grit_integrations.results import Generation, GenerationChunk, TokenLogprob, Usage
+    from grit_integrations.results import CacheReport, Generation, GenerationChunk, TokenLogprob, Usage
 
 
 # A conversation
@@ -96,10 +97,20 @@ def _metadata(generation: Generation, call: GenerationCall) -> dict[str, Any]:
         "model_name": call.grit.name,
         "model_provider": PROVIDER,
         "finish_reason": generation.finish_reason,
-        "timings": asdict(generation.timings),  # seconds
-        "cache": {**asdict(generation.cache), "declined": list(generation.cache.declined)},
+        "timings": {name: _nanoseconds(seconds) for name, seconds in asdict(generation.timings).items()},
+        "cache": _cache_report(generation.cache),
         **quotes_metadata(generation.quotes, call.given),
     }
+
+
+def _cache_report(report: CacheReport) -> dict[str, Any]:
+    told = {**asdict(report), "declined": list(report.declined)}
+    saved = told.pop("seconds_saved")
+    return {**told, "nanoseconds_saved": None if saved is None else _nanoseconds(saved)}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
 
 
 def _usage_metadata(usage: Usage) -> UsageMetadata:

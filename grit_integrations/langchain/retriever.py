@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -18,14 +17,22 @@ from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from pydantic import ConfigDict, Field, model_validator
 
 from grit_integrations.errors import ContextOverflowError, GritError, OptionError
+from grit_integrations.langchain.additions import aadd, add, parts_of, telling_what_is_stored
 from grit_integrations.langchain.embeddings import GritEmbeddings
-from grit_integrations.langchain.reranker import SCORE, GritReranker
+from grit_integrations.langchain.inside import embeddings_inside, model_inside
+from grit_integrations.langchain.known_stores import check_search_options
+from grit_integrations.langchain.reranker import GritReranker
+from grit_integrations.langchain.scores import SCORE, score_of, scored
+from grit_integrations.langchain.search import StoreSearch
 from grit_integrations.langchain.source import ModelSource
+from grit_integrations.loading.sources import is_source_named
 from grit_integrations.model import GritLM
-from grit_integrations.options import CANDIDATES, MODES, check_prefer_cached
+from grit_integrations.options import CANDIDATES, MODES, check_cosine, check_prefer_cached
 from grit_integrations.prompts.formats import check_text
 
 logger = logging.getLogger(__name__)
+
+_ALSO_OF_STORES = frozenset({"fetch_k", "metadata", "tags"})  # names that a store's own search may have too
 
 
 class GritRetriever(ModelSource, BaseRetriever):
@@ -33,7 +40,12 @@ class GritRetriever(ModelSource, BaseRetriever):
 
     What it returns is remembered for the chat model of the same `GritLM`: where a later prompt holds one of these
     documents verbatim, in whatever template, it is read from the KV cache. Unless `model` is given, it is that of the
-    vector store's `GritEmbeddings`.
+    `GritEmbeddings` inside the store or retriever, however they are wrapped.
+
+    `metadata["relevance_score"]` is the cosine of query and document, and has no part in whether two documents are
+    equal. In-memory stores and Chroma tell it. What comes back from another store with `GritEmbeddings` is embedded
+    once more for it. A store with other embeddings scores on a scale of its own: there it is left out. The scores of a
+    wrapped `retriever` stay what they are.
 
     Instantiate:
         >>> from langchain_core.documents import Document
@@ -69,7 +81,8 @@ class GritRetriever(ModelSource, BaseRetriever):
         True
 
     Raises:
-        OptionError: not exactly one of `vectorstore` and `retriever`, or an impossible value.
+        OptionError: not exactly one of `vectorstore` and `retriever`, an impossible value, an option that would reach
+            nobody, or no `GritLM` to be found inside and none named.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -84,7 +97,8 @@ class GritRetriever(ModelSource, BaseRetriever):
     """At most this many documents come back. A wrapped `retriever` decides for itself how many it looks for."""
 
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the search, such as `{"filter": ...}`; those of a call win."""
+    """Further arguments of the search, such as `{"filter": ...}`; those of a call win. `{"score_threshold": 0.3}` keeps
+    what has at least this cosine, in every store, before any reranking."""
 
     reranker: BaseDocumentCompressor | None = None
     """Puts the documents that were found in order, before the best `k` come back: a `GritReranker`, which takes the
@@ -101,11 +115,12 @@ class GritRetriever(ModelSource, BaseRetriever):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_the_stores_model(cls, values: Any) -> Any:
-        embeddings = getattr(values.get("vectorstore"), "embeddings", None) if isinstance(values, Mapping) else None
-        if isinstance(embeddings, GritEmbeddings) and "model" not in values:
-            return {**values, "model": embeddings.grit}
-        return values
+    def _take_the_model_inside(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "model" in values:
+            return values
+        models = (model_inside(values.get(name)) for name in ("vectorstore", "retriever", "reranker"))
+        found = next((model for model in models if model is not None), None)
+        return values if found is None else {**values, "model": found}
 
     @model_validator(mode="after")
     def _check_grit_retriever(self) -> Self:
@@ -114,7 +129,7 @@ class GritRetriever(ModelSource, BaseRetriever):
             raise OptionError(f"{given} of vectorstore and retriever given. Give exactly one of them.")
         if "k" in self.search_kwargs:
             raise OptionError("search_kwargs has a k. Give it as the retriever's own k instead.")
-        _check_k(self.k)
+        self._asked(None, {})
         if self.fetch_k is not None:
             _check_k(self.fetch_k, "fetch_k")
             if self.reranker is None:
@@ -122,6 +137,11 @@ class GritRetriever(ModelSource, BaseRetriever):
                     f"fetch_k={self.fetch_k} has no effect without a reranker. Set k, or give a reranker."
                 )
         check_prefer_cached(self.prefer_cached)
+        if "model" not in self.model_fields_set and not is_source_named():
+            raise OptionError(
+                f"No GritLM was found in the {type(self.vectorstore or self.retriever).__name__}, and none was named. "
+                "Say with model= which one answers from these documents, or set GRIT_MODEL."
+            )
         return self
 
     @model_validator(mode="after")
@@ -134,7 +154,7 @@ class GritRetriever(ModelSource, BaseRetriever):
     @classmethod
     def from_documents(
         cls,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         *,
         model: GritLM | str | None = None,
         vectorstore: VectorStore | None = None,
@@ -161,12 +181,13 @@ class GritRetriever(ModelSource, BaseRetriever):
     # Adding
 
     def add_documents(
-        self, documents: Sequence[Document], ids: Sequence[str] | None = None, *, progress: bool | None = None
+        self, documents: Iterable[Document], ids: Iterable[str] | None = None, *, progress: bool | None = None
     ) -> list[str]:
         """Embed and store documents, and keep their keys and values for answers.
 
         With `caching="doc"` one pass does both. Adding a document again replaces it: without `ids`, its own `id` or
-        else a digest of text and metadata names it.
+        else a digest of text and metadata names it. They go to the store in parts that it can take, and each stays
+        whatever becomes of the next: an error's notes say how many are stored.
 
         Args:
             documents: what to add; an empty list adds nothing.
@@ -178,37 +199,48 @@ class GritRetriever(ModelSource, BaseRetriever):
             the id of each document.
 
         Raises:
-            OptionError: a retriever without a vector store, or not as many ids as documents.
+            OptionError: a retriever without a vector store, not as many ids as documents, or a store that has some of
+                the ids and can neither replace nor delete.
+            ContextOverflowError: a document longer than the window of the store's own model; nothing has been stored.
             EmptyTextError: a document is blank; nothing has been stored.
             PromptError: NUL, lone surrogate; nothing has been stored.
         """
-        store, names = self._checked(documents, ids)
-        if documents:
-            unique = dict(zip(names, documents, strict=True))
-            store.add_documents(list(unique.values()), ids=list(unique))
-            self._keep([document.page_content for document in unique.values()], progress)
+        store, names, unique = self._checked(documents, ids)
+        for done, part in parts_of(store, unique):
+            with telling_what_is_stored(done, len(unique)):
+                add(store, part)
+            self._keep([document.page_content for document in part.values()], progress)
         return names
 
     async def aadd_documents(
-        self, documents: Sequence[Document], ids: Sequence[str] | None = None, *, progress: bool | None = None
+        self, documents: Iterable[Document], ids: Iterable[str] | None = None, *, progress: bool | None = None
     ) -> list[str]:
         """Add documents without blocking the event loop; otherwise like `add_documents`."""
-        store, names = self._checked(documents, ids)
-        if documents:
-            unique = dict(zip(names, documents, strict=True))
-            await store.aadd_documents(list(unique.values()), ids=list(unique))
-            texts = [document.page_content for document in unique.values()]
-            await asyncio.to_thread(self._keep, texts, progress)
+        store, names, unique = await asyncio.to_thread(self._checked, documents, ids)
+        for done, part in parts_of(store, unique):
+            with telling_what_is_stored(done, len(unique)):
+                await aadd(store, part)
+            await asyncio.to_thread(self._keep, [document.page_content for document in part.values()], progress)
         return names
 
-    def _checked(self, documents: Sequence[Document], ids: Sequence[str] | None) -> tuple[VectorStore, list[str]]:
+    def _checked(
+        self, documents: Iterable[Document], ids: Iterable[str] | None
+    ) -> tuple[VectorStore, list[str], dict[str, Document]]:
         if self.vectorstore is None:
             raise OptionError("This retriever wraps another one and has nowhere to add to. Give it a vectorstore.")
-        if ids is not None and len(ids) != len(documents):
-            raise OptionError(f"{len(ids)} ids were given for {len(documents)} documents. Give one for each, or none.")
-        for index, document in enumerate(documents):
+        if isinstance(documents, str | Document) or isinstance(ids, str):
+            raise OptionError("One document or one id was given where a list is wanted. Put it in a list: [document].")
+        given, names = list(documents), None if ids is None else list(ids)
+        if names is not None and len(names) != len(given):
+            raise OptionError(f"{len(names)} ids were given for {len(given)} documents. Give one for each, or none.")
+        for index, document in enumerate(given):
             check_text(document.page_content, f"Document {index}")
-        return self.vectorstore, list(ids) if ids is not None else [_id(document) for document in documents]
+        embeddings = embeddings_inside(self.vectorstore)
+        if given and embeddings is not None:
+            embeddings.check_documents([document.page_content for document in given])
+        if names is None:
+            names = [_id(document) for document in given]
+        return self.vectorstore, names, dict(zip(names, given, strict=True))
 
     def _keep(self, texts: list[str], progress: bool | None) -> None:
         """Keep the blocks of documents unless embedding them has done so. What the window cannot hold is left out."""
@@ -243,12 +275,12 @@ class GritRetriever(ModelSource, BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **options: Any
     ) -> list[Document]:
-        wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
+        wanted, least, rest = self._asked(k, options)
         if self.retriever is not None:
-            answer = self.retriever.invoke(query, {"callbacks": run_manager.get_child()}, **options)
-            found = [_copy(document) for document in answer[: self._candidates(wanted)]]
+            answer = self.retriever.invoke(query, {"callbacks": run_manager.get_child()}, **rest)
+            found = [scored(document) for document in answer[: self._candidates(wanted)]]
         else:
-            found = self._search(query, self._candidates(wanted), options)
+            found = self._search(wanted, least, rest).run(query)
         if self.reranker is not None and found:
             found = list(self.reranker.compress_documents(found, query, callbacks=run_manager.get_child()))
         return self._ready(found[:wanted])
@@ -256,15 +288,44 @@ class GritRetriever(ModelSource, BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **options: Any
     ) -> list[Document]:
-        wanted, options = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
+        wanted, least, rest = self._asked(k, options)
         if self.retriever is not None:
-            answer = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child()}, **options)
-            found = [_copy(document) for document in answer[: self._candidates(wanted)]]
+            answer = await self.retriever.ainvoke(query, {"callbacks": run_manager.get_child()}, **rest)
+            found = [scored(document) for document in answer[: self._candidates(wanted)]]
         else:
-            found = await self._asearch(query, self._candidates(wanted), options)
+            found = await self._search(wanted, least, rest).arun(query)
         if self.reranker is not None and found:
             found = list(await self.reranker.acompress_documents(found, query, callbacks=run_manager.get_child()))
         return await asyncio.to_thread(self._ready, found[:wanted])
+
+    def _asked(self, k: int | None, options: Mapping[str, Any]) -> tuple[int, float | None, dict[str, Any]]:
+        """Return how many documents are wanted, their least cosine, and what else the search is told."""
+        wanted, rest = _check_k(self.k if k is None else k), {**self.search_kwargs, **options}
+        for name in rest:
+            if name in type(self).model_fields and name not in _ALSO_OF_STORES:
+                raise OptionError(f"{name} is no option of a search. Give it to the retriever itself.")
+        threshold = rest.pop("score_threshold", None)
+        least = None if threshold is None else check_cosine(threshold, "score_threshold")
+        if self.vectorstore is not None:
+            check_search_options(self.vectorstore, rest)
+        elif isinstance(self.retriever, GritRetriever):
+            return wanted, None, {**rest, "score_threshold": least}
+        elif self.retriever is not None and (least is not None or (rest and not self.retriever._expects_other_args)):
+            name = "score_threshold" if least is not None else next(iter(rest))
+            kind = type(self.retriever).__name__
+            raise OptionError(f"{name} does not reach the search of the {kind} that is wrapped. Set it there.")
+        return wanted, least, rest
+
+    def _search(self, wanted: int, least: float | None, options: Mapping[str, Any]) -> StoreSearch:
+        assert self.vectorstore is not None
+        return StoreSearch(
+            store=self.vectorstore,
+            embeddings=embeddings_inside(self.vectorstore),
+            k=self._candidates(wanted),
+            least=least,
+            options=options,
+            judged=self.reranker is not None,
+        )
 
     def _candidates(self, k: int) -> int:
         """Return how many documents to find for `k`."""
@@ -273,29 +334,6 @@ class GritRetriever(ModelSource, BaseRetriever):
         if self.fetch_k is None and self.retriever is not None:
             return sys.maxsize
         return max(k, self.fetch_k or CANDIDATES)
-
-    def _search(self, query: str, k: int, options: Mapping[str, Any]) -> list[Document]:
-        """Return copies of what the store finds, with scores if it gives any.
-
-        LangChain's public method of relevance scores would warn about each cosine below 0.
-        """
-        store = self._store
-        for search in (store._similarity_search_with_relevance_scores, store.similarity_search_with_score):
-            with suppress(NotImplementedError):
-                return [_copy(document, score) for document, score in search(query, k=k, **options)]
-        return [_copy(document) for document in store.similarity_search(query, k=k, **options)]
-
-    async def _asearch(self, query: str, k: int, options: Mapping[str, Any]) -> list[Document]:
-        store = self._store
-        for search in (store._asimilarity_search_with_relevance_scores, store.asimilarity_search_with_score):
-            with suppress(NotImplementedError):
-                return [_copy(document, score) for document, score in await search(query, k=k, **options)]
-        return [_copy(document) for document in await store.asimilarity_search(query, k=k, **options)]
-
-    @property
-    def _store(self) -> VectorStore:
-        assert self.vectorstore is not None
-        return self.vectorstore
 
     def _ready(self, documents: list[Document]) -> list[Document]:
         """Return documents in their final order, known to the chat model and on their way into memory."""
@@ -310,29 +348,19 @@ class GritRetriever(ModelSource, BaseRetriever):
         return ordered
 
     def _stored_first(self, documents: list[Document]) -> list[Document]:
-        scores = [score for document in documents if (score := _score(document)) is not None]
+        scores = [score for document in documents if (score := score_of(document)) is not None]
         if len(scores) < len(documents):
             return documents
         texts = [document.page_content for document in documents]
         return [documents[place] for place in self.grit.prefer_stored(texts, scores, margin=self.prefer_cached)]
 
 
-def _copy(document: Document, score: float | None = None) -> Document:
-    """Return a copy whose metadata is its own, with the score as a plain number."""
-    scored = {} if score is None else {SCORE: float(score)}
-    return document.model_copy(update={"metadata": {**document.metadata, **scored}})
-
-
-def _score(document: Document) -> float | None:
-    score = document.metadata.get(SCORE)
-    return float(score) if isinstance(score, int | float) else None
-
-
 def _id(document: Document) -> str:
     """Return the document's own id, or a digest of what it says."""
     if document.id:
         return document.id
-    content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
+    metadata = {name: value for name, value in document.metadata.items() if name != SCORE}  # which is some query's
+    content = json.dumps([document.page_content, metadata], sort_keys=True, default=str)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 

@@ -19,6 +19,11 @@ def default_source() -> str:
     return os.environ.get("GRIT_MODEL") or BUNDLED_NAME
 
 
+def is_source_named() -> bool:
+    """Return whether the environment names the model that adapters use."""
+    return bool(os.environ.get("GRIT_MODEL"))
+
+
 def default_device() -> str | None:
     """Return the environment's `GRIT_DEVICE`; `None` is the best device here."""
     return os.environ.get("GRIT_DEVICE") or None

@@ -10,9 +10,10 @@ _ABBREVIATIONS = (
     *("gen", "gov", "inc", "jr", "lt", "ltd", "mr", "mrs", "ms", "mt", "no", "op", "p", "pp", "prof", "rep", "sec"),
     *("sen", "sgt", "sr", "st", "vol", "vs"),
 )
-_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s)|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|#{1,6})\s)|(?<=\n)(?=#)")
+# A run of marks is tried where it begins and nowhere else: a table of contents has thousands of dots in a row.
+_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s)|\n\s*\n|\n(?=\s*+(?:[-*•]|\d++[.)]|#{1,6})\s)|(?<=\n)(?=#)")
 _LAST_WORD = re.compile(r"(\S+)$")
-_NEXT = re.compile(r"\s*[\"'“‘(\[]*(\w|\S)")
+_NEXT = re.compile(r"\s*+[\"'“‘(\[]*(\w|\S)")
 _WORD = re.compile(r"\w+")
 _HEADING = re.compile(r"\s*#{1,6} ")
 

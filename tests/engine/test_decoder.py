@@ -220,5 +220,17 @@ def test_text_comes_piece_by_piece_whatever_the_tokens_are(tiny: GritLM, ids: li
     detokenizer = Detokenizer(tiny.checkpoint.tokenizer.hf.backend_tokenizer)
     text = "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
     whole = tiny.checkpoint.tokenizer.decode(ids)
+    assert not text.endswith("\ufffd")
     if "\ufffd" not in text + whole:
         assert text == whole
+
+
+@pytest.mark.parametrize("character", ["é", "€", "😀"])
+def test_a_character_that_the_end_cuts_in_two_is_left_out(tiny: GritLM, character: str) -> None:
+    tokenizer = tiny.checkpoint.tokenizer.hf.backend_tokenizer
+    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+    word = tiny.tokenize("word")
+    for kept in range(len(ids) + 1):
+        detokenizer = Detokenizer(tokenizer)
+        text = "".join([detokenizer.push(token) for token in [*word, *ids[:kept]]]) + detokenizer.flush()
+        assert text == ("word" + character if kept == len(ids) else "word")

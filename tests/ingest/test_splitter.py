@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from growth import assert_linear
+from hostile_shapes import MARKDOWN, TEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
@@ -32,6 +35,22 @@ def test_any_text_is_split_into_what_the_model_takes(text: str, tiny: GritLM) ->
     clean = text.replace("\x00", "")
     passages = PassageSplitter(tiny, 16).split([Document(clean)])
     assert all(0 < tiny.count_tokens(passage.page_content) < tiny.window for passage in passages)
+
+
+@pytest.mark.parametrize("text", ["# a" + " " * 30_000 + "x\n", ("# " + "word " * 150 + "\n") * 40])
+def test_headings_never_make_a_passage_too_long(text: str, tiny: GritLM) -> None:
+    passages = PassageSplitter(tiny, 192).split([Document(text)])
+    assert max(tiny.count_tokens(passage.page_content) for passage in passages) <= 192 * 3 // 2
+    assert "".join("".join(p.page_content for p in passages).split()) == "".join(text.split())
+
+
+SHAPES = TEXT | MARKDOWN
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_splitting_takes_linear_time(shape: Callable[[int], str], tiny: GritLM) -> None:
+    splitter = PassageSplitter(tiny)
+    assert_linear(lambda text: splitter.split([Document(text)]), shape, 5_000)
 
 
 def test_a_long_text_without_any_break(tiny: GritLM) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from grit_integrations.errors import OptionError
-from grit_integrations.kv.policy import CachePolicy, Speeds
+from grit_integrations.kv.policy import CachePolicy
+from grit_integrations.kv.speeds import Speeds
 
 _FAST_MODEL = Speeds(prefill=20_000.0, load=240e6)
 

@@ -99,7 +99,7 @@ async def test_all_four_ways_report_the_same(fresh: GritLM) -> None:
     assert set(details) == {"cache_read", "cache_creation"} and details["cache_read"] > 300
     for answer in answers:
         cache = answer.response_metadata["cache"]
-        assert set(cache) == {"mode", "hits", "misses", "declined", "bytes_read", "seconds_saved"}
+        assert set(cache) == {"mode", "hits", "misses", "declined", "bytes_read", "nanoseconds_saved"}
         assert (cache["mode"], cache["hits"], cache["misses"]) == ("prefix", 3, 0)
         assert json.loads(json.dumps(cache)) == cache
         assert {"load", "prefill"} <= set(answer.response_metadata["timings"])

@@ -50,17 +50,50 @@ def test_an_answer_is_the_cores_with_its_metadata(chat: ChatGrit, tiny: GritLM) 
     }
 
 
-def test_a_stream_adds_up_to_the_answer(chat: ChatGrit) -> None:
-    answer = chat.invoke("Hello", logprobs=True, top_logprobs=2)
-    chunks = list(chat.stream("Hello", logprobs=True, top_logprobs=2))
-    full = sum(chunks[1:], start=chunks[0])
-    assert len(chunks) > 3
-    assert (full.text, full.usage_metadata) == (answer.text, answer.usage_metadata)
-    assert [bool(chunk.usage_metadata) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert [chunk.chunk_position for chunk in chunks] == [None] * (len(chunks) - 1) + ["last"]
-    for metadata in (full.response_metadata, answer.response_metadata):
-        metadata.pop("timings")
-    assert full.response_metadata == answer.response_metadata
+QUOTED = {"documents": ["The heart is a muscle that pumps blood. Stars shine by fusion."], "quote": True}
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"logprobs": True, "top_logprobs": 2},
+    {"logprobs": True, "stop": ["a", "e", "i", "o"]},
+    {"max_tokens": 1, "temperature": 1.0, "seed": 3, "logprobs": True},
+    {**QUOTED, "logprobs": True},
+    {**QUOTED, "quote": {"method": "spans"}},
+    {**QUOTED, "quote": {"method": "sentences", "sentences": 2}},
+]
+
+
+def summed(chunks: list[Any]) -> Any:
+    return sum(chunks[1:], start=chunks[0])
+
+
+@pytest.mark.parametrize("options", ASKED, ids=str)
+async def test_a_stream_adds_up_to_the_answer(chat: ChatGrit, options: dict[str, Any]) -> None:
+    chat.invoke("Hello", **options)  # from here on, all have the same of it in the cache
+    answer = chat.invoke("Hello", **options)
+    for chunks in (list(chat.stream("Hello", **options)), [chunk async for chunk in chat.astream("Hello", **options)]):
+        full = summed(chunks)
+        assert (full.text, full.usage_metadata) == (answer.text, answer.usage_metadata)
+        assert [bool(chunk.usage_metadata) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert [chunk.chunk_position for chunk in chunks] == [None] * (len(chunks) - 1) + ["last"]
+        assert told(full.response_metadata) == told(answer.response_metadata)
+        if "quote" in options:
+            assert full.content[0]["annotations"] == answer.content[0]["annotations"]
+
+
+def told(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is said of an answer but how long it took."""
+    cache = {name: value for name, value in metadata["cache"].items() if name != "nanoseconds_saved"}
+    return {**metadata, "cache": cache, "timings": sorted(metadata["timings"])}
+
+
+def test_chunks_of_several_answers_add_up_too(chat: ChatGrit) -> None:
+    """As an agent's calls do in a loop over what it streams."""
+    answers = [list(chat.stream("Hello", logprobs=True)) for _ in range(3)]
+    singles, total = [summed(chunks) for chunks in answers], summed([chunk for chunks in answers for chunk in chunks])
+    assert total.text == "".join(single.text for single in singles)
+    assert total.usage_metadata["total_tokens"] == sum(single.usage_metadata["total_tokens"] for single in singles)
+    decoding = [single.response_metadata["timings"]["decode"] for single in singles]
+    assert total.response_metadata["timings"]["decode"] == sum(decoding) > 0
 
 
 def test_logprobs_have_the_usual_shape_and_are_log_probabilities(chat: ChatGrit) -> None:
@@ -165,7 +198,8 @@ def test_input_errors_come_before_work_and_reach_callbacks(chat: ChatGrit, tiny:
             use("word " * 4090, {"callbacks": [recorder]})
         with pytest.raises(EmptyTextError):
             use(" ", {"callbacks": [recorder]})
-        assert [type(error) for error in recorder.errors] == [ContextOverflowError, EmptyTextError]
+        overflow, blank = recorder.errors
+        assert isinstance(overflow, ContextOverflowError) and isinstance(blank, EmptyTextError)
     assert running(tiny) == 0
 
 

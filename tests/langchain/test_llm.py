@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.prompts import PromptTemplate
 from langchain_helpers import await_until, break_at_step, running, wait_until
 
-from grit_integrations import ContextOverflowError, Decoding, GritLM
+from grit_integrations import ContextOverflowError, Decoding, EmptyTextError, GritLM, PromptError
 from grit_integrations.langchain import GritLLM
 
 PROMPTS = ["Hello", "Hey", "Good morning"]
@@ -53,6 +56,8 @@ async def test_streams_add_up(llm: GritLLM) -> None:
     full = sum(chunks[1:], start=chunks[0])
     assert len(full.generation_info["logprobs"]["content"]) == 8
     assert full.generation_info["finish_reason"] == "length"
+    twice = sum([*chunks[1:], *llm._stream("Hello")], start=chunks[0])
+    assert twice.text == text * 2, "sums may go on over several answers"
 
 
 async def test_stopping_and_errors(llm: GritLLM, tiny: GritLM, monkeypatch: Any) -> None:
@@ -71,6 +76,47 @@ async def test_stopping_and_errors(llm: GritLLM, tiny: GritLM, monkeypatch: Any)
     break_at_step(monkeypatch, tiny, 3)
     with pytest.raises(RuntimeError, match="device lost"):
         list(llm.stream("Hello"))
+
+
+BAD = [" ", "a\0b", "word " * 4100, 3]  # blank, unreadable, longer than the window, no prompt at all
+
+
+async def test_one_bad_prompt_of_a_batch_fails_alone(llm: GritLLM) -> None:
+    given: list[Any] = [PROMPTS[0], *BAD, PROMPTS[1]]
+    first, second = llm.invoke(PROMPTS[0]), llm.invoke(PROMPTS[1])
+    for config in (None, {"max_concurrency": 2}):
+        for results in (
+            llm.batch(given, config, return_exceptions=True),
+            await llm.abatch(given, config, return_exceptions=True),
+        ):
+            assert (results[0], results[-1]) == (first, second)
+            kinds = [type(result).__mro__ for result in results[1:-1]]
+            wanted = (EmptyTextError, PromptError, ContextOverflowError, ValueError)
+            assert all(error in kind for error, kind in zip(wanted, kinds, strict=True))
+    with pytest.raises(EmptyTextError):
+        llm.batch([*PROMPTS, " "])
+
+
+async def test_a_fallback_answers_only_what_failed(llm: GritLLM) -> None:
+    given, mine = [PROMPTS[0], " ", PROMPTS[1]], [llm.invoke(PROMPTS[0]), "other", llm.invoke(PROMPTS[1])]
+    safe = llm.with_fallbacks([FakeListLLM(responses=["other"])])
+    chain = PromptTemplate.from_template("{word}") | safe
+    assert safe.batch(given) == await safe.abatch(given) == mine
+    assert chain.batch([{"word": each} for each in given]) == mine
+
+
+async def test_a_failing_prompt_ends_its_own_run_only(llm: GritLLM) -> None:
+    ends = Counter[str]()
+
+    class Counting(BaseCallbackHandler):
+        def on_llm_end(self, *_: Any, **__: Any) -> None:
+            ends["good"] += 1
+
+        def on_llm_error(self, *_: Any, **__: Any) -> None:
+            ends["bad"] += 1
+
+    llm.batch(["Hello", " ", "Hey"], {"callbacks": [Counting()]}, return_exceptions=True)
+    assert ends == {"good": 2, "bad": 1}
 
 
 def test_it_chains(llm: GritLLM) -> None:

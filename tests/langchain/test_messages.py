@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -20,6 +21,7 @@ from langchain_core.messages import (
 from grit_integrations import GritLM, Message, PromptError
 from grit_integrations.langchain import ChatGrit
 from grit_integrations.langchain.messages import as_turns
+from grit_integrations.options import CACHINGS
 
 CALL = {"name": "search", "args": {"query": "heart"}, "id": "1", "type": "tool_call"}
 
@@ -63,6 +65,45 @@ def test_a_message_becomes_a_turn(message: BaseMessage, role: Any, content: str)
     before = message.model_copy(deep=True)
     assert as_turns([message]) == [Message(role, content)]
     assert message == before
+
+
+TEXT = {"type": "text", "text": "The heart does."}
+LEFT_BEHIND: dict[str, list[Any]] = {
+    "OpenAI, search": [{"type": "web_search_call", "id": "w", "status": "completed"}, TEXT],
+    "OpenAI, code": [{"type": "code_interpreter_call", "code": "1"}, {"type": "output_text", "text": TEXT["text"]}],
+    "OpenAI, an image it made": [{"type": "image_generation_call", "result": "iVBOR"}, TEXT],
+    "Anthropic, search": [
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "text", "text": "A page."}]},
+        TEXT,
+    ],
+    "Anthropic, MCP": [{"type": "mcp_tool_result", "content": [{"type": "text", "text": "A page."}]}, TEXT],
+    "Anthropic, a tool's result": [{"type": "tool_result", "content": "A page."}, TEXT],
+    "Google, code": [{"type": "executable_code", "executable_code": "1"}, TEXT],
+    "Bedrock": [{"reasoning_content": {"text": "Hm."}}, {"text": TEXT["text"]}, {"cachePoint": {"type": "default"}}],
+    "LangChain": [
+        *({"type": kind, "id": "1"} for kind in ("reasoning", "server_tool_call", "server_tool_result", "tool_call")),
+        {"type": "non_standard", "value": {"type": "text", "text": "Not this."}},
+        {"type": "image", "url": "https://example.org/x.png"},
+        {"type": "text", "text": None},
+        TEXT,
+    ],
+}
+
+
+@pytest.mark.parametrize("provider", LEFT_BEHIND)
+def test_of_an_assistants_turn_the_text_is_read_whoever_wrote_it(provider: str, chat: ChatGrit) -> None:
+    for turn in (AIMessage(LEFT_BEHIND[provider]), ChatMessage(LEFT_BEHIND[provider], role="assistant")):
+        assert as_turns([turn]) == [Message("assistant", "The heart does.")]
+        thread = [HumanMessage("What pumps blood?"), turn, HumanMessage("And where to?")]
+        assert chat.invoke(thread, max_tokens=1).usage_metadata["output_tokens"] == 1
+
+
+@pytest.mark.parametrize("kind", ["web_search_call", "non_standard", "image", "reasoning"])
+def test_what_users_and_tools_show_is_never_passed_over(kind: str) -> None:
+    for strict in (HumanMessage, SystemMessage, lambda blocks: ToolMessage(blocks, tool_call_id="1")):
+        with pytest.raises(PromptError, match=f"block of type {kind!r}"):
+            as_turns([strict([TEXT, {"type": kind}])])
 
 
 @pytest.mark.parametrize("kind", ["image_url", "image", "audio", "file", "thinking", None])
@@ -111,3 +152,20 @@ def test_whole_prompts_are_counted(chat: ChatGrit, tiny: GritLM) -> None:
     assert chat.get_num_tokens_from_messages(messages) == chat.invoke(messages).usage_metadata["input_tokens"]
     assert chat.get_num_tokens_from_messages([]) == 0
     assert chat.get_num_tokens_from_messages([HumanMessage(" ")]) == 0
+
+
+@pytest.mark.parametrize("caching", [None, *CACHINGS])
+def test_what_is_counted_is_what_is_sent(tiny: GritLM, caching: Any) -> None:
+    chat = ChatGrit(model=tiny, caching=caching, max_tokens=1)
+    page = Document("The heart is a muscle that pumps blood through the vessels of the body, all life long.")
+    threads: list[list[BaseMessage]] = [
+        [HumanMessage("Hello")],
+        [AIMessage(LEFT_BEHIND["LangChain"]), HumanMessage("Hello 😀 </s> <|user|>")],
+        [
+            HumanMessage("What pumps blood?"),
+            AIMessage("", tool_calls=[CALL]),
+            ToolMessage(f"Source: heart\n\n{page.page_content}", tool_call_id="1", artifact=[page]),
+        ],
+    ]
+    for thread in threads:
+        assert chat.get_num_tokens_from_messages(thread) == chat.invoke(thread).usage_metadata["input_tokens"]

@@ -70,13 +70,6 @@ def test_the_stores_own_order_with_plain_scores(fresh: GritLM) -> None:
     assert [document.id for document in found] == [document.id for document, _ in wanted]
 
 
-def test_scores_of_distances_are_turned_so_that_more_is_better(fresh: GritLM, tmp_path: Path) -> None:
-    store = Chroma("scores", GritEmbeddings(model=fresh), persist_directory=str(tmp_path))
-    found = retriever_of(fresh, "distances", vectorstore=store).invoke(QUESTION)
-    scores = [document.metadata["relevance_score"] for document in found]
-    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3
-
-
 async def test_a_store_without_scores_serves_too(fresh: GritLM) -> None:
     given = documents("scoreless")
     retriever = GritRetriever(vectorstore=Scoreless(given), model=fresh, k=2, prefer_cached=1)
@@ -181,6 +174,7 @@ def test_it_nests_in_compressing_retrievers_both_ways(fresh: GritLM) -> None:
         ({"vectorstore": Scoreless([]), "k": 0}, "k=0 is not possible"),
         ({"vectorstore": Scoreless([]), "prefer_cached": -1}, "prefer_cached=-1.0 is not possible"),
         ({"vectorstore": Scoreless([]), "search_kwargs": {"k": 3}}, "search_kwargs has a k"),
+        ({"vectorstore": Scoreless([]), "search_kwargs": {"reranker": None}}, "reranker is no option of a search"),
         ({"vectorstore": Scoreless([]), "prefer_cache": 1}, "prefer_cache"),
     ],
 )
@@ -193,7 +187,6 @@ def test_the_model_is_the_stores_unless_another_is_named(fresh: GritLM, other: G
     store = InMemoryVectorStore(GritEmbeddings(model=fresh))
     assert GritRetriever(vectorstore=store).grit is fresh
     assert GritRetriever(vectorstore=store, model=other).grit is other
-    assert GritRetriever(vectorstore=Scoreless([])).model == "grit-mini"
     by_name = GritRetriever.from_documents([], model=fresh.source)
     assert by_name.grit is by_name.vectorstore.embeddings.grit
     assert not by_name.grit.is_loaded
@@ -233,6 +226,17 @@ def test_given_ids_are_kept_and_replace_what_they_name(fresh: GritLM) -> None:
     assert retriever.vectorstore.get_by_ids(["a"])[0].page_content == given[2].page_content
     with pytest.raises(OptionError, match="1 ids were given for 3 documents"):
         retriever.add_documents(given, ids=["a"])
+    for single in ({"documents": given[0]}, {"documents": given[:2], "ids": "ab"}):
+        with pytest.raises(OptionError, match=r"Put it in a list: \[document\]"):
+            retriever.add_documents(**single)
+
+
+async def test_documents_that_can_be_read_only_once_are_read(fresh: GritLM) -> None:
+    given, retriever = documents("once"), GritRetriever.from_documents([], model=fresh)
+    assert retriever.add_documents((each for each in given[:2]), ids=map(str, range(2))) == ["0", "1"]
+    assert len(await retriever.aadd_documents(each for each in given[2:])) == 1
+    assert len(retriever.vectorstore.store) == 3
+    assert len(GritRetriever.from_documents(iter(given), model=fresh).vectorstore.store) == 3
 
 
 async def test_adding_nothing_does_nothing(fresh: GritLM) -> None:

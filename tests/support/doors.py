@@ -24,7 +24,7 @@ MODULES = (
 # Parameters that bring text to the model, whoever wrote it.
 TEXT = frozenset(
     """
-    args chat_history condense_prompt document_instruction documents input instruction message messages nodes
+    args chat_history condense_prompt document_instruction documents input inputs instruction message messages nodes
     passages prompt prompts query query_bundle query_instruction query_str request state system_prompt
     text text_chunks text_instruction texts
     """.split()  # noqa: SIM905
@@ -36,7 +36,7 @@ OTHER = frozenset(
     collection config context data decoding deep disk_bytes files handler ids index k key keys kwargs
     llm load margin memory model name namespace new_config node_postprocessors old_config on_progress
     options output_cls overrides passage_vectors path paths persist prefer_cached prefill progress
-    response_kwargs response_synthesizer retriever run_manager runtime scores settings skip_condense
+    response_kwargs return_exceptions response_synthesizer retriever run_manager runtime scores settings skip_condense
     source speeds stop streaming timeout tokens tools top_k top_n truncate update value vectorstore
     verbose wanted where
     """.split()  # noqa: SIM905

@@ -88,12 +88,15 @@ LANGCHAIN: dict[str, Door] = {
     "ChatGrit._stream": _said("stream"),
     "ChatGrit._astream": _said("astream"),
     "ChatGrit._agenerate_with_cache": _said("ainvoke"),
+    "GritEmbeddings.check_documents": _embeddings("check_documents"),
     **{
         f"GritEmbeddings.{way}": _embeddings(way)
         for way in ("embed_documents", "embed_query", "aembed_documents", "aembed_query")
     },
     "GritLLM.generate": lambda grit, pair: _llm(grit).generate(["".join(pair)]),
     "GritLLM.agenerate": lambda grit, pair: _llm(grit).agenerate(["".join(pair)]),
+    "GritLLM.batch": lambda grit, pair: _llm(grit).batch(["".join(pair)]),
+    "GritLLM.abatch": lambda grit, pair: _llm(grit).abatch(["".join(pair)]),
     "GritLLM._generate": _completed("invoke"),
     "GritLLM._agenerate": _completed("ainvoke"),
     "GritLLM._stream": _completed("stream"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from doors import Door, Pair
 from llama_index.core.llms import ChatMessage
-from llama_index.core.schema import QueryBundle
+from llama_index.core.schema import QueryBundle, TextNode
 from llama_index_helpers import Fixed, index_of, nodes_of
 
 from grit_integrations import GritLM
@@ -110,11 +110,11 @@ def _installed(grit: GritLM, pair: Pair) -> Any:
 LLAMA_INDEX: dict[str, Door] = {
     "GritChatEngine.from_defaults": _engine_said("chat"),
     "GritChatEngine.from_index": _index_said,
-    "GritChatEngine._get_response_synthesizer": _engine_said("achat"),
     "GritChatEngine._run_c3": _engine_said("chat"),
     "GritChatEngine._arun_c3": _engine_said("achat"),
-    "GritEmbedding.__call__": lambda grit, pair: GritEmbedding(grit)([found.node for found in nodes_of(*pair)]),
-    "GritEmbedding.acall": lambda grit, pair: GritEmbedding(grit).acall([found.node for found in nodes_of(*pair)]),
+    "GritChatEngine._get_response_synthesizer": _engine_said("achat"),
+    "GritEmbedding.__call__": lambda grit, pair: GritEmbedding(grit)([TextNode(text="".join(pair))]),
+    "GritEmbedding.acall": lambda grit, pair: GritEmbedding(grit).acall([TextNode(text="".join(pair))]),
     "GritEmbedding._get_query_embedding": _embedding("get_query_embedding"),
     "GritEmbedding._aget_query_embedding": _embedding("aget_query_embedding"),
     "GritEmbedding._get_text_embedding": _embedding("get_text_embedding"),
@@ -124,10 +124,10 @@ LLAMA_INDEX: dict[str, Door] = {
     "GritLLM.prepare": _prepared,
     **{f"GritLLM.{way}": _said(way) for way in CHATS},
     **{f"GritLLM.{way}": _completed(way) for way in COMPLETIONS},
-    "GritQueryEngine._query": _queried,
-    "GritQueryEngine._aquery": _index_queried,
     "GritQueryEngine.from_args": _queried,
+    "GritQueryEngine._query": _queried,
     "GritQueryEngine.from_index": _index_queried,
+    "GritQueryEngine._aquery": _index_queried,
     "GritRerank._postprocess_nodes": _reranked("postprocess_nodes"),
     "GritRerank._apostprocess_nodes": _reranked("apostprocess_nodes"),
     "GritRetriever._retrieve": _retrieved("retrieve"),

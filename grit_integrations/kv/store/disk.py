@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 import time
@@ -18,44 +17,40 @@ from grit_integrations.errors import CacheCorruptError, CacheError
 from grit_integrations.kv.store.files import (
     check_file,
     file_name,
-    key_of,
     open_file,
-    read_header,
     write_file,
 )
 from grit_integrations.kv.store.folder import Folder
-from grit_integrations.kv.store.index import Index, IndexRow
-from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
+from grit_integrations.kv.store.index import IndexRow
+from grit_integrations.kv.store.mending import Mender
+from grit_integrations.kv.store.opening import open_for_writing, open_without_writing
+from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, is_damage, lacks_room, too_large
 from grit_integrations.kv.store.stats import Verification
 from grit_integrations.kv.store.worker import Task, Worker
 
 if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock
-    from grit_integrations.kv.policy import Speeds
-    from grit_integrations.kv.store.files import (
-        OpenedFile,
-        Stamp,
-    )
-    from grit_integrations.kv.store.index import Totals
+    from grit_integrations.kv.speeds import Speeds
+    from grit_integrations.kv.store.files import OpenedFile
+    from grit_integrations.kv.store.index import Index, Totals
+    from grit_integrations.kv.store.opening import Opened
     from grit_integrations.kv.store.stats import Tally
 
-_log = logging.getLogger(__name__)
-
-_NOT_DAMAGED = ("locked", "busy", "I/O error", "unable to open", "readonly", "is full")  # what sqlite says then
-_PATIENCE = 10.0  # seconds that background work waits for another process's transaction
-_HASTE = 0.25  # seconds that an answer waits for one
 _MOST_USES = 256  # uses that wait to be noted in the index
 _USES_AGE = 5.0  # seconds that they wait at most, while there are more
 _TOUCH = "touch"  # names the task that notes uses; no block has such a key
+_QUICK = 0.01  # seconds of an attempt to open that nobody notices
+_SHARE = 20  # how many times longer than a slow attempt the disk is left alone after it
 
 
 class Disk:
     """The disk tier: the folder, its index and the thread that writes.
 
-    Two connections: `_front` answers and gives up soon, `_back` belongs to background work and waits for others.
+    It is opened when it is first used. If that fails, or gives less than a store that can be written to, it is tried
+    again: by background work each time, and by an answer when that costs next to nothing, so that neither a lock nor a
+    full disk nor a shortage of descriptors lasts longer here than it lasts.
 
-    Raises:
-        OSError, sqlite3.Error: the folder cannot even be read.
+    Every method may raise OSError, sqlite3.Error or CacheError: the disk cannot be reached.
     """
 
     def __init__(self, root: Path, max_bytes: int, namespace: str, tally: Tally) -> None:
@@ -63,15 +58,56 @@ class Disk:
         self.writer = Worker("kv-writer")
         self.failures: list[CacheError] = []
         self._folder, self._tally = Folder(root), tally
+        self._mender = Mender(self._folder, max_bytes, tally)
         self._commit = threading.Lock()
-        self._trusted: dict[str, Stamp] = {}
-        self._reported: set[str] = set()
         self._uses: dict[str, tuple[int, int]] = {}
         self._uses_since = time.monotonic()
         self._uses_lock = threading.Lock()
-        self.writable = self._folder.create()
-        self._back, self._front = self._open_index()
-        self._sweep()
+        self._opening = threading.Lock()
+        self._opened: Opened | None = None
+        self._failure: CacheError | None = None  # of the last attempt
+        self._tried = self._closed = False
+        self._totals: Totals | None = None  # when it was closed
+        self._next_attempt = 0.0
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the index was opened."""
+        return self._opened is not None
+
+    @property
+    def writable(self) -> bool:
+        """Whether the store was found to be one that can be written to."""
+        opened = self._opened
+        return opened is not None and opened.refusal is None
+
+    def open(self, *, writing: bool = False, patient: bool = False) -> Opened:
+        """Return the index, opened if it was not.
+
+        Args:
+            writing: try again for one that can be written to, if it cannot be by now.
+            patient: the same, and wait for other processes.
+
+        Raises:
+            CacheError, OSError, sqlite3.Error: why it cannot be opened.
+        """
+        if self._closed:
+            raise CacheError(f"The KV cache at {self._folder.root} is closed. Open a new KVCacheStore there.")
+        opened = self._opened
+        if opened is not None and opened.refusal is None:
+            if opened.inode == self._folder.index_inode():
+                return opened
+            self._let_go(opened)  # deleted, or another process has rebuilt it
+        elif opened is not None and not writing and not patient:
+            return opened
+        with self._opening:
+            opened = self._opened
+            return opened if opened is not None and opened.refusal is None else self._try_to_open(patient)
+
+    def distrust(self, error: BaseException) -> None:
+        """Let go of an index that was found to be damaged; the next use checks it and rebuilds it from the files."""
+        if (opened := self._opened) is not None and is_damage(error):
+            self._let_go(opened)
 
     def load(self, key: str) -> OpenedFile | None:
         """Return a block whose file was checked.
@@ -80,30 +116,29 @@ class Disk:
             CacheCorruptError: the file is bad; it was quarantined.
             OSError, sqlite3.Error: as the disk and the index say.
         """
-        row = self._front.find(key)
-        if row is None or key_of(row.file) != key:
+        opened = self.open()
+        row = opened.front.find(key)
+        if row is None:
             return None
         path = self._folder.path(row.file)
         try:
-            opened = open_file(path, trusted=self._trusted.get(row.file))
+            if self._folder.has_shard(row.file):
+                return open_file(path)
         except FileNotFoundError:
-            self._forget(row)
-            return None
+            pass
         except CacheCorruptError as error:
-            self._reject(path, error)
+            self._mender.reject(opened.back, path, error)
             raise
-        if len(self._trusted) > 100_000:
-            self._trusted.clear()
-        self._trusted[row.file] = opened.stamp
-        return opened
+        self._mender.forget(opened.back, row)
+        return None
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` that are on disk."""
-        return self._front.known(keys)
+        return self.open().front.known(keys)
 
     def file_bytes(self, key: str) -> int | None:
         """Return the size of a block's file."""
-        row = self._front.find(key)
+        row = self.open().front.find(key)
         return None if row is None else row.bytes
 
     def save(self, key: str, block: KVBlock) -> bool:
@@ -125,9 +160,10 @@ class Disk:
 
     def note_uses(self) -> None:
         """Write the uses that wait into the index. Losing them costs the order of eviction only."""
+        opened = self._opened
         with suppress(sqlite3.Error):
-            if self.writable and (uses := self._take_uses()):
-                self._back.commit([], uses, None)
+            if opened is not None and opened.refusal is None and (uses := self._take_uses()):
+                opened.back.commit([], uses, None)
 
     def delete(self, keys: Sequence[str] | None, namespace: str | None) -> set[str]:
         """Delete the blocks of keys, of a namespace, or (neither given) all, queued ones too; return their keys.
@@ -136,94 +172,118 @@ class Disk:
             CacheError: the folder is read-only.
             OSError, sqlite3.Error: as the disk and the index say.
         """
-        if not self.writable:
-            if not any(
-                namespace in (None, row.namespace) and (keys is None or row.key in keys) for row in self._back.rows()
-            ):
+        opened = self.open(patient=True)
+        if not opened.deletes:
+            if not _chosen(opened.back, keys, namespace):
                 return set()
             raise CacheError(f"{self._folder.root} cannot be written to. Delete blocks as a user who may.")
         if keys is None:
-            self._sweep()  # files that the index does not know have namespaces too
+            self._mender.sweep(opened, careful=True)  # files that the index does not know have namespaces too
         ours = keys is not None or namespace in (None, self._namespace)
         deleted = self.writer.cancel(keys) if ours else set()
         with self._commit:
-            rows = self._back.delete(keys, namespace=namespace)
-            deleted |= {row.key for row in rows}
-            deleted |= self._folder.erase(deleted if keys is None else keys)
+            deleted |= self._erase(opened.back, keys, namespace)
+            self._folder.erase(deleted)  # what a cancelled task had just written
             if keys is None:
                 self._folder.clear_quarantine()  # what is bad does not reliably say whose it is
         return deleted
 
+    def _erase(self, index: Index, keys: Sequence[str] | None, namespace: str | None) -> set[str]:
+        chosen = {row.key for row in _chosen(index, keys, namespace)}
+        try:
+            with index.deleting(keys, namespace=namespace) as rows:
+                found = {row.key for row in rows}
+                return found | self._folder.erase(found if keys is None else keys)
+        except sqlite3.Error as error:
+            if not lacks_room(error):
+                raise
+        erased = self._folder.erase(chosen if keys is None else keys)  # which makes the room that the index needs
+        with suppress(sqlite3.Error), index.deleting(keys, namespace=namespace):
+            pass  # if there is none yet: a row without a file is dropped when somebody notices
+        return chosen | erased
+
     def verify(self, progress: bool | None) -> Verification:
         """Read every file; see `KVCacheStore.verify`."""
-        before = self._tally["quarantined"]
-        missing, adopted = self._sweep()
+        opened, before = self.open(patient=True), self._tally["quarantined"]
+        missing, adopted = self._mender.sweep(opened, careful=True)
         checked = intact = 0
         with tqdm(
-            self._back.rows(), "Verifying", unit="block", disable=None if progress is None else not progress
+            opened.back.rows(), "Verifying", unit="block", disable=None if progress is None else not progress
         ) as rows:
             for row in rows:
                 path = self._folder.path(row.file)
                 try:
                     checked += 1
-                    self._trusted[row.file] = check_file(path)
+                    check_file(path)
                     intact += 1
                 except FileNotFoundError:
                     checked -= 1
-                    missing += self._forget(row)
+                    missing += self._mender.forget(opened.back, row)
                 except CacheCorruptError as error:
-                    self._reject(path, error)
+                    self._mender.reject(opened.back, path, error)
         return Verification(checked, intact, self._tally["quarantined"] - before, missing, adopted)
 
     def totals(self) -> Totals:
-        """Return sums over all blocks."""
-        return self._front.totals()
+        """Return sums over all blocks; after closing, those of that moment."""
+        return self._totals or self.open(patient=True).back.totals()
 
     def count_miss(self, key: str) -> int:
         """Note one more miss of a key; return how many there were."""
-        return self._front.count_miss(key)
+        return self.open().front.count_miss(key)
 
     def speeds(self, model: str) -> Speeds:
         """Return what was measured."""
-        return self._front.speeds(model)
+        return self.open().front.speeds(model)
 
     def record_speeds(self, model: str, measured: dict[str, float]) -> None:
         """Keep the first measurements."""
-        self._front.record_speeds(model, measured)
+        self.open().front.record_speeds(model, measured)
 
     def forget_misses(self) -> None:
         """Forget all misses."""
-        self._back.forget_misses()
+        opened = self.open(patient=True)
+        if opened.back.is_writable:
+            opened.back.forget_misses()
 
     def close(self) -> None:
         """Write what waits, end the thread, close the index."""
         self.writer.close()
         self.note_uses()
-        for index in (self._front, self._back):
-            with suppress(sqlite3.Error):
-                index.close()
+        self._closed = True
+        if (opened := self._opened) is not None:
+            with suppress(*FAULTS):
+                self._totals = opened.back.totals()
+            self._let_go(opened)
 
     # Writing, on the writer's thread
 
     def _save(self, key: str, block: KVBlock, put_at: int, task: Task) -> None:
         try:
-            if not task.cancelled and not self._has(key):
-                self._write(key, block, put_at, task)
+            index = self._writing_index()
+            if not task.cancelled and not self._has(index, key):
+                self._write(index, key, block, put_at, task)
         except (*FAULTS, RuntimeError) as error:  # RuntimeError: what torch raises when a device is out of memory
+            self.distrust(error)
             self._tally.add("write_failures")
             failure = as_cache_error(error, self._folder.root)
             self._fail(failure)
-            self.report("write", f"A KV block was not written: {failure}")
+            self._mender.report("write", f"A KV block was not written: {failure}")
 
     def _fail(self, error: CacheError) -> None:
         if not self.failures:  # the first is what `flush` raises; a list of all would grow for ever
             self.failures.append(error)
 
-    def _has(self, key: str) -> bool:
-        row = self._back.find(key)
-        return row is not None and self._folder.path(row.file).exists()
+    def _writing_index(self) -> Index:
+        opened = self.open(writing=True)
+        if opened.refusal is not None:
+            raise opened.refusal
+        return opened.back
 
-    def _write(self, key: str, block: KVBlock, put_at: int, task: Task) -> None:
+    def _has(self, index: Index, key: str) -> bool:
+        row = index.find(key)
+        return row is not None and self._folder.holds(row.file)
+
+    def _write(self, index: Index, key: str, block: KVBlock, put_at: int, task: Task) -> None:
         temporary = self._folder.temporary()
         try:
             digest, size = write_file(temporary, key, self._namespace, block)
@@ -233,32 +293,26 @@ class Disk:
                     self._tally.add("too_large")
                     self._fail(too_large(size, self.max_bytes))
                 elif not task.cancelled:
-                    self._register(temporary, row)
+                    self._register(index, temporary, row)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _register(self, temporary: Path, row: IndexRow) -> None:
+    def _register(self, index: Index, temporary: Path, row: IndexRow) -> None:
         self._folder.place(temporary, row.file)
         try:
-            stale = self._back.find(row.key)
-            if stale is not None and stale.file != row.file and not self._folder.path(stale.file).exists():
-                self._back.forget(stale.key, stale.file)
-            done = self._back.commit([row], self._take_uses(), self.max_bytes)
+            stale = index.find(row.key)
+            if stale is not None and stale.file != row.file:
+                self._mender.forget(index, stale)
+            done = index.commit([row], self._take_uses(), self.max_bytes)
         except sqlite3.Error:
             self._folder.remove(row.file)  # nobody would count its bytes
             raise
-        self._remove(done.evicted)
+        self._mender.remove_evicted(done.evicted)
         if done.files[row.key] != row.file:
             self._folder.remove(row.file)  # another process was first
         else:
             self._tally.add("written")
-
-    def _remove(self, rows: Sequence[IndexRow]) -> None:
-        for row in rows:
-            self._folder.remove(row.file)
-            self._trusted.pop(row.file, None)
-        self._tally.add("evicted", len(rows))
 
     def _take_uses(self) -> dict[str, tuple[int, int]]:
         with self._uses_lock:
@@ -266,98 +320,40 @@ class Disk:
             self._uses_since = time.monotonic()
         return uses
 
-    # Opening and mending
+    # Opening
 
-    def _open_index(self) -> tuple[Index, Index]:
-        path = self._folder.index
-        if not self.writable:
-            index = self._open_for_reading()
-            return index, index
-        with self._folder.locked():
-            try:
-                back = Index(path, wait=_PATIENCE)
-                try:
-                    back.check()
-                except BaseException:
-                    back.close()
-                    raise
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                if any(sign in str(error) for sign in _NOT_DAMAGED):
-                    raise
-                _log.warning("%s is not usable (%s); it is rebuilt from the files.", path, error)
-                for suffix in ("", "-wal", "-shm"):
-                    self._folder.quarantine(path.with_name(path.name + suffix))
-                self._folder.create()
-                back = Index(path, wait=_PATIENCE)
-        return back, Index(path, wait=_HASTE, checkpoints=False)
-
-    def _open_for_reading(self) -> Index:
-        for mode in ("ro", "immutable"):
-            with suppress(sqlite3.Error):
-                return Index(self._folder.index, wait=_HASTE, mode=mode)
-        return Index(Path("/read-only"), wait=_HASTE, mode="memory")  # filled from the files by the sweep
-
-    def _sweep(self) -> tuple[int, int]:
-        """Bring index and files together; return how many rows had no file, and files no row. Reads no tensors."""
-        with suppress(OSError):
-            self._folder.remove_leftovers()
-        # Rows first: one that is written meanwhile is not in this list, rather than seeming to lack its file.
-        rows = {row.file: row for row in self._back.rows()}
-        files = self._folder.scan()
-        missing = sum(self._forget(row) for row in rows.values() if self._folder.path(row.file) not in files)
-        strangers = []
-        for path, size in files.items():
-            row = rows.get(path.name)
-            if row is None or path != self._folder.path(path.name):
-                strangers.append((path, size))
-            elif row.bytes != size:
-                self._reject(path, CacheCorruptError(f"{path} has {size} bytes, {row.bytes} were written."))
-        return missing, self._adopt(strangers)
-
-    def _adopt(self, files: Sequence[tuple[Path, int]]) -> int:
-        """Enter files that have no row, remove those whose key has another file, and evict what is too much."""
-        rows = [row for path, size in files if (row := self._row_of(path, size)) is not None]
-        if not self.writable and not self._back.in_memory:
-            return 0
-        done = self._back.commit(rows, self._take_uses(), self.max_bytes if self.writable else None)
-        self._remove(done.evicted)
-        for row in rows:
-            if done.files[row.key] != row.file and self.writable:
-                self._folder.remove(row.file)
-        return sum(done.files[row.key] == row.file for row in rows)
-
-    def _row_of(self, path: Path, size: int) -> IndexRow | None:
+    def _try_to_open(self, patient: bool) -> Opened:
+        """Open the index; at the first attempt wait for others, as a store that is made does."""
+        before, waits = self._opened, patient or not self._tried
+        if not waits and time.monotonic() < self._next_attempt:
+            return self._as_before(before)
+        self._tried, began = True, time.monotonic()
+        fill = partial(self._mender.sweep, careful=False)
         try:
-            if path != self._folder.path(path.name):
-                raise CacheCorruptError(f"{path} does not belong there. It is moved to quarantine.")
-            header, modified = read_header(path), path.stat().st_mtime_ns
-        except CacheCorruptError as error:
-            self._reject(path, error)
-            return None
-        except OSError:
-            return None  # evicted by another process meanwhile, or not readable
-        return IndexRow(header.key, path.name, size, header.tokens, header.namespace, modified, modified)
+            opened = open_for_writing(self._folder, fill, patient=waits)
+        except FAULTS as error:
+            self._failure = as_cache_error(error, self._folder.root)
+            slow = 0.0 if waits else max(time.monotonic() - began - _QUICK, 0.0)
+            self._next_attempt = time.monotonic() + _SHARE * slow
+            opened = before or open_without_writing(self._folder, fill, error)
+        self._opened = opened
+        return opened
 
-    def _forget(self, row: IndexRow) -> bool:
-        """Remove the row of a file that is gone; return whether it was there."""
+    def _as_before(self, before: Opened | None) -> Opened:
+        if before is not None:
+            return before
+        assert self._failure is not None
+        raise self._failure.with_traceback(None)
+
+    def _let_go(self, opened: Opened) -> None:
+        with self._opening:
+            if self._opened is opened:
+                self._opened = None
         with suppress(sqlite3.Error):
-            if not self._folder.path(row.file).exists():
-                self._trusted.pop(row.file, None)
-                return self._back.forget(row.key, row.file)
-        return False
+            opened.close()
 
-    def _reject(self, path: Path, error: CacheCorruptError) -> None:
-        """Move a bad file aside and forget its row."""
-        self._tally.add("quarantined")
-        self.report(path.name, str(error))
-        self._folder.quarantine(path)
-        if path == self._folder.path(path.name):
-            self._trusted.pop(path.name, None)
-            with suppress(sqlite3.Error):
-                self._back.forget(key_of(path.name) or "", path.name)
 
-    def report(self, about: str, message: str) -> None:
-        """Log a warning, once about each thing."""
-        if about not in self._reported:
-            self._reported.add(about)
-            _log.warning("%s", message)
+def _chosen(index: Index, keys: Sequence[str] | None, namespace: str | None) -> list[IndexRow]:
+    """Return the rows of keys, of a namespace, or (neither given) all."""
+    wanted = None if keys is None else set(keys)
+    return [row for row in index.rows() if namespace in (None, row.namespace) and (wanted is None or row.key in wanted)]

@@ -1,9 +1,12 @@
 """One block, one file: the format on disk.
 
 A file is `blocks/<2 hex>/<key>-<digest>.safetensors`; the digest is over the whole file, header included, so the file
-proves itself without the index. It is a normal safetensors file. It is written and mapped here rather than by
+proves itself without the index. It is a normal safetensors file. It is written and read here rather than by
 `safetensors.torch`: that one serialises with Python's lock held, hides the errno of a full disk, and opens by name, so
-what was checked and what was mapped could be two files.
+what was checked and what was used could be two files.
+
+A block is a copy in memory, and the checksum is of that copy. A mapped file would be others' to change: one that
+shrinks ends the process that reads it (SIGBUS), one that is altered alters the block, and each costs a descriptor.
 """
 
 from __future__ import annotations
@@ -11,23 +14,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from grit_integrations.errors import CacheCorruptError
+from grit_integrations.errors import CacheCorruptError, CacheError
 from grit_integrations.kv.blocks import KVBlock
+from grit_integrations.kv.store.regular import open_regular
 
 FORMAT = "grit-kv-1"
-SMALL = 1 << 20  # bytes; smaller files are read rather than mapped: a mapping costs a file descriptor
 _CHUNK = 4 << 20
 _ALIGNMENT = 64  # bytes, of the first tensor in the file
 _LARGEST_HEADER = 1 << 20
@@ -45,7 +47,7 @@ _NAME = re.compile(r"([0-9a-f]{2,128})-([0-9a-f]{32})\.safetensors")
 
 def is_key(key: str) -> bool:
     """Return whether `key` can name a file: 2 to 128 lower-case hexadecimal digits."""
-    return _KEY.fullmatch(key) is not None
+    return isinstance(key, str) and _KEY.fullmatch(key) is not None
 
 
 def file_name(key: str, digest: str) -> str:
@@ -59,49 +61,20 @@ def key_of(name: str) -> str | None:
     return match[1] if match else None
 
 
-class Stamp(NamedTuple):
-    """What changes when a file is altered or replaced."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Return the stamp of a file's status."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The file that a block's tensors are mapped from."""
-
-    path: Path
-    stamp: Stamp
-    mapping: mmap.mmap
-
-    def is_sound(self) -> bool:
-        """Return whether the file is as it was when it was checked; one that was removed still is, while mapped."""
-        try:
-            return Stamp.of(self.path.stat()) == self.stamp
-        except FileNotFoundError:
-            return self.mapping.size() == self.stamp.size
-        except OSError:
-            return False
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """What the head of a file says.
 
     Attributes:
         tensors: dtype, shape and first byte (in the file) of each.
+        file_bytes: how long the file must be.
     """
 
     key: str
     namespace: str
     metadata: dict[str, str]
     tensors: dict[str, tuple[torch.dtype, list[int], int]]
+    file_bytes: int
 
     @property
     def tokens(self) -> int:
@@ -111,18 +84,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """A checked file's block; `source` is None if the tensors are a copy."""
+    """A checked file's block, in memory of its own."""
 
     block: KVBlock
     header: Header
-    stamp: Stamp
-    source: Source | None
 
 
 def write_file(path: Path, key: str, namespace: str, block: KVBlock) -> tuple[str, int]:
     """Write a new file and fsync it; return its digest and its bytes.
 
     Raises:
+        CacheError: tensors of a precision that no file holds.
         OSError: as the disk says; a part of the file may be left.
     """
     digest, size = hashlib.blake2b(digest_size=16), 0
@@ -143,48 +115,43 @@ def read_header(path: Path) -> Header:
         CacheCorruptError: torn, foreign, of another format version, or under another key's name.
         OSError: as the disk says.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         return _header(file, path)
 
 
-def check_file(path: Path) -> Stamp:
-    """Read a whole file and check it against its name; return its stamp.
+def check_file(path: Path) -> None:
+    """Read a whole file and check it against its name; it is never in memory as a whole.
 
     Raises:
         CacheCorruptError: torn, altered or foreign.
         OSError: as the disk says.
     """
-    with path.open("rb", buffering=0) as file:
-        stamp = Stamp.of(os.fstat(file.fileno()))
+    with open_regular(path) as file:
         _header(file, path)
-        _check_digest(_chunks(file), path)
-        return stamp
+        digest, buffer = hashlib.blake2b(digest_size=16), memoryview(bytearray(_CHUNK))
+        file.seek(0)
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+        _check_digest(digest.hexdigest(), path)
 
 
-def open_file(path: Path, *, trusted: Stamp | None = None) -> OpenedFile:
-    """Return the block of a file, mapped if it is large. The checksum is skipped if `trusted` is still its stamp.
+def open_file(path: Path) -> OpenedFile:
+    """Return the block of a file: read as a whole, then checked, so that nothing done to the file reaches it.
 
     Raises:
         CacheCorruptError: torn, altered or foreign.
-        OSError: as the disk says.
+        OSError, MemoryError: as the disk and the memory say.
     """
-    with path.open("rb", buffering=0) as file:
-        stamp = Stamp.of(os.fstat(file.fileno()))
+    with open_regular(path) as file:
         header = _header(file, path)
-        if stamp.size > SMALL and stamp != trusted:
-            _check_digest(_chunks(file), path)
-        mapping = _map(file, stamp.size) if stamp.size > SMALL else None
-        buffer = mapping if mapping is not None else _read_all(file)
-        if mapping is None:
-            _check_digest([buffer], path)
-        elif Stamp.of(os.fstat(file.fileno())) != stamp:
-            raise _corrupt(path, "it changed while it was read")
+        data, digest = _read_all(file, header.file_bytes)
+    _check_digest(digest, path)
     try:
-        tensors = {name: _tensor(buffer, *place) for name, place in header.tensors.items()}
+        tensors = {name: _tensor(data, *place) for name, place in header.tensors.items()}
         block = KVBlock.from_tensors(tensors, header.metadata)
     except (ValueError, TypeError, RuntimeError) as error:  # a whole file, but not of a block
         raise _corrupt(path, str(error)) from error
-    return OpenedFile(block, header, stamp, Source(path, stamp, mapping) if mapping is not None else None)
+    return OpenedFile(block, header)
 
 
 # Writing
@@ -201,6 +168,10 @@ def _pieces(key: str, namespace: str, block: KVBlock) -> Iterator[memoryview | b
     offset = 0
     for name in names:
         tensor, start = tensors[name], offset
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise CacheError(
+                f"A block's {name} are {tensor.dtype}, which no file holds. Use {', '.join(_DTYPE_NAMES.values())}."
+            )
         offset += tensor.numel() * tensor.element_size()
         entries[name] = {
             "dtype": _DTYPE_NAMES[tensor.dtype],
@@ -230,18 +201,18 @@ def _header(file: FileIO, path: Path) -> Header:
     if length > _LARGEST_HEADER or 8 + length > size:
         raise _corrupt(path, f"{size} bytes do not hold a whole header")
     try:
-        header, end = _parse(json.loads(file.read(length)), 8 + length)
+        header = _parse(json.loads(file.read(length)), 8 + length)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _corrupt(path, f"its header cannot be read ({type(error).__name__}: {error})") from error
-    if end != size:
-        raise _corrupt(path, f"it has {size} bytes and its header describes {end}")
+    if header.file_bytes != size:
+        raise _corrupt(path, f"it has {size} bytes and its header describes {header.file_bytes}")
     if key_of(path.name) != header.key:
         raise _corrupt(path, f"it holds the block of another key, {header.key[:16]}…")
     return header
 
 
-def _parse(entries: dict[str, Any], start: int) -> tuple[Header, int]:
-    """Return the header and where the file must end; anything odd raises ValueError, KeyError or TypeError."""
+def _parse(entries: dict[str, Any], start: int) -> Header:
+    """Return the header; anything odd raises ValueError, KeyError or TypeError."""
     metadata: dict[str, str] = entries.pop("__metadata__")
     if metadata["format"] != FORMAT:
         raise ValueError(f"its format is {metadata['format']!r}, wanted {FORMAT!r}")
@@ -254,49 +225,33 @@ def _parse(entries: dict[str, Any], start: int) -> tuple[Header, int]:
             raise ValueError(f"{name} has shape {shape} and bytes {first} to {stop}")
         tensors[name] = (dtype, shape, start + first)
         end = max(end, start + stop)
-    header = Header(metadata["key"], metadata["namespace"], metadata, tensors)
+    header = Header(metadata["key"], metadata["namespace"], metadata, tensors, end)
     if header.tokens <= 0 or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("it has no tokens, or facts that are not text")
-    return header, end
+    return header
 
 
-def _chunks(file: FileIO) -> Iterator[memoryview]:
-    # Read rather than mapped: a file that shrinks meanwhile ends the loop, where a mapping would end the process.
-    file.seek(0)
-    buffer = memoryview(bytearray(_CHUNK))
-    while count := file.readinto(buffer):
-        yield buffer[:count]
+def _check_digest(found: str, path: Path) -> None:
+    if path.name != file_name(str(key_of(path.name)), found):
+        raise _corrupt(path, f"its checksum is {found}")
 
 
-def _check_digest(chunks: Iterable[memoryview | bytearray | mmap.mmap], path: Path) -> None:
-    digest = hashlib.blake2b(digest_size=16)
-    for chunk in chunks:
-        digest.update(chunk)
-    if path.name != file_name(str(key_of(path.name)), digest.hexdigest()):
-        raise _corrupt(path, f"its checksum is {digest.hexdigest()}")
-
-
-def _map(file: FileIO, size: int) -> mmap.mmap | None:
+def _read_all(file: FileIO, size: int) -> tuple[Tensor, str]:
+    """Return the bytes of a file, or fewer if it has shrunk, as a uint8 tensor, and their digest."""
     try:
-        # Private and copied on write: no mistake of a reader can reach the file.
-        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-    except OSError:
-        return None  # out of descriptors or of address space: the file is read instead
-
-
-def _read_all(file: FileIO) -> bytearray:
+        data = torch.empty(size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise MemoryError(f"{size} bytes for a stored block: {error}") from error
+    view, digest, end = data.numpy().data, hashlib.blake2b(digest_size=16), 0
     file.seek(0)
-    data = bytearray()
-    while piece := file.read(_CHUNK):
-        data += piece
-    return data
+    while count := file.readinto(view[end : end + _CHUNK]):
+        digest.update(view[end : end + count])
+        end += count
+    return data[:end], digest.hexdigest()
 
 
-def _tensor(buffer: mmap.mmap | bytearray, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
-    count = math.prod(shape)
-    if offset + count * dtype.itemsize > len(buffer):
-        raise CacheCorruptError("A stored block shrank while it was read. It is not used; it will be computed again.")
-    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(shape)
+def _tensor(data: Tensor, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
+    return data[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
 def _corrupt(path: Path, found: str) -> CacheCorruptError:

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock
-    from grit_integrations.kv.store.files import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A block in RAM; `source` is set if its tensors are a mapped file rather than memory of their own."""
+    """A block in RAM, the namespace that it belongs to, and the bytes of its tensors."""
 
     block: KVBlock
     namespace: str
     nbytes: int
-    source: Source | None = None
 
 
 class RamTier:
@@ -49,15 +47,14 @@ class RamTier:
             return len(self._entries), self._bytes
 
     def get(self, key: str, *, use: bool = True) -> KVBlock | None:
-        """Return a block, and unless told otherwise note its use. One whose file was altered is dropped."""
+        """Return a block, and unless told otherwise note its use."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None and use:
+            if entry is None:
+                return None
+            if use:
                 self._entries.move_to_end(key)
-        if entry is None or entry.source is None or entry.source.is_sound():
-            return None if entry is None else entry.block
-        self._drop(key, entry)
-        return None
+            return entry.block
 
     def put(self, key: str, entry: Entry, *, removals: int | None = None) -> bool:
         """Keep a block if it fits and nothing was removed since `removals` was read; one that is here stays."""
@@ -85,11 +82,6 @@ class RamTier:
             self._removals += 1
             keys = [key for key, entry in self._entries.items() if namespace in (None, entry.namespace)]
             return {key for key in keys if self._pop(key)}
-
-    def _drop(self, key: str, entry: Entry) -> None:
-        with self._lock:
-            if self._entries.get(key) is entry:
-                self._pop(key)
 
     def _pop(self, key: str) -> bool:
         entry = self._entries.pop(key, None)

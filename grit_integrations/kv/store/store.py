@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grit_integrations.errors import CacheCorruptError, CacheError, CacheFullError, OptionError
+from grit_integrations.errors import CacheError, OptionError
 from grit_integrations.kv.keys import check_namespace
-from grit_integrations.kv.policy import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.disk import Disk
+from grit_integrations.kv.store.faults import Recovery
 from grit_integrations.kv.store.files import is_key
 from grit_integrations.kv.store.forks import reopen_in_children
 from grit_integrations.kv.store.index import Totals
+from grit_integrations.kv.store.marker import own_folder
 from grit_integrations.kv.store.ram import Entry, RamTier
-from grit_integrations.kv.store.recovery import FAULTS, as_cache_error, too_large
+from grit_integrations.kv.store.recovery import too_large
 from grit_integrations.kv.store.stats import COUNTED, StoreStats, Tally, Verification
 from grit_integrations.kv.store.tiers import Tiers, close_tiers
 from grit_integrations.kv.store.worker import Task
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from grit_integrations.kv.blocks import KVBlock
     from grit_integrations.options import Precision
 
-_log = logging.getLogger(__name__)
-
 
 class KVCacheStore:
     """A persistent cache of KV blocks: a RAM tier in front of one file per block, shared by any number of processes.
@@ -41,7 +40,8 @@ class KVCacheStore:
     A damaged file is moved to quarantine and never used.
 
     Args:
-        path: the folder, created with mode 0700 if it is not there; None keeps blocks in RAM only.
+        path: the folder, created with mode 0700 if it is not there; None keeps blocks in RAM only. It must be empty, or
+            a store's; a relative one stays where it is when the process changes its directory.
         max_bytes: bound of the files; the least recently used go first.
         ram_bytes: bound of the RAM tier of this process; 0 for none.
         precision: how blocks are to be stored. The store takes blocks as they are: who puts them quantises them.
@@ -49,8 +49,8 @@ class KVCacheStore:
         strict: raise what is otherwise recovered from.
 
     Raises:
-        OptionError: a size, precision or namespace that cannot be.
-        CacheError: with `strict`, a path that cannot be used.
+        OptionError: a path, size, precision or namespace that cannot be.
+        CacheError: a folder that holds other files; with `strict`, any path that cannot be used.
 
     Example:
         >>> with KVCacheStore(None, ram_bytes="64MB") as store:
@@ -71,11 +71,11 @@ class KVCacheStore:
         if precision not in PRECISIONS:
             raise OptionError(f"precision={precision!r} is unknown. Options are {', '.join(PRECISIONS)}.")
         check_namespace(namespace)
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else own_folder(path)
         self._max_bytes, self._ram_bytes = parse_size(max_bytes), parse_size(ram_bytes)
         self._precision, self._namespace, self._strict = precision, namespace, strict
         self._closed = False
-        self._warned: set[str] = set()
+        self._recovery = Recovery(self._path, strict=strict)
         self._tiers: Tiers | None = None
         self._opening = threading.RLock()
         self._open()
@@ -104,7 +104,7 @@ class KVCacheStore:
         Raises:
             CacheError: with `strict`, what made the lookup fail.
         """
-        if (tiers := self._open()) is None:
+        if (tiers := self._open()) is None or not is_key(key):
             return None
         block, found = tiers.ram.get(key), "hits_ram"
         if block is None and tiers.disk is not None:
@@ -150,14 +150,14 @@ class KVCacheStore:
             return [False] * len(keys)
         near = {key for key in keys if tiers.in_memory(key)}
         with self._recovering("read_failures"):
-            if tiers.disk is not None and len(near) < len(keys):
-                near |= tiers.disk.known(keys)
+            if tiers.disk is not None and (far := [key for key in keys if key not in near and is_key(key)]):
+                near |= tiers.disk.known(far)
         return [key in near for key in keys]
 
     def disk_bytes(self, key: str) -> int | None:
         """Return the bytes that would have to be read from the disk; None if none would, or there is no such block."""
         tiers = self._open()
-        if tiers is not None and tiers.disk is not None and not tiers.in_memory(key):
+        if tiers is not None and tiers.disk is not None and is_key(key) and not tiers.in_memory(key):
             with self._recovering("read_failures"):
                 return tiers.disk.file_bytes(key)
         return None
@@ -168,14 +168,14 @@ class KVCacheStore:
         if tiers is None or tiers.disk is None:
             return
         for key in keys:
-            if not tiers.in_memory(key):
+            if is_key(key) and not tiers.in_memory(key):
                 tiers.loader.submit(key, Task(partial(tiers.prefetch, key)))
 
     def admit(self, key: str, after: int) -> bool:
         """Count one more miss of a key, by any process; return whether it was missed `after` times by now."""
         if after <= 1:
             return True
-        if (tiers := self._open()) is None:
+        if (tiers := self._open()) is None or not is_key(key):
             return False
         if tiers.disk is not None and tiers.disk.writable:
             with self._recovering("read_failures"):
@@ -190,11 +190,13 @@ class KVCacheStore:
         Queued writes of them are cancelled. The RAM tiers of other processes are not reached.
 
         Raises:
-            OptionError: not exactly one of `keys` and `namespace`.
+            OptionError: not exactly one of `keys` and `namespace`, or a namespace that cannot be.
             CacheError: they could not be deleted, also without `strict`: that must not pass unnoticed.
         """
         if (keys is None) == (namespace is None):
             raise OptionError("delete() takes either keys or namespace=, exactly one of them.")
+        if namespace is not None:
+            check_namespace(namespace)
         return self._delete(keys, namespace)
 
     def clear(self) -> int:
@@ -204,7 +206,7 @@ class KVCacheStore:
             CacheError: they could not be deleted.
         """
         count = self._delete(None, None)
-        if (tiers := self._open()) is not None:
+        if (tiers := self._reachable()) is not None:
             tiers.misses.clear()
             if tiers.disk is not None:
                 with self._raising():
@@ -218,22 +220,24 @@ class KVCacheStore:
             progress: whether a bar is shown; None shows it on a terminal.
 
         Raises:
-            CacheError: the disk or the index cannot be read.
+            CacheError: the disk or the index cannot be read, or the store is closed.
         """
-        tiers = self._open()
+        tiers = self._reachable()
         if tiers is None or tiers.disk is None:
             return Verification(0, 0, 0, 0, 0)
         tiers.disk.writer.wait()
-        try:
+        with self._raising():
             return tiers.disk.verify(progress)
-        except FAULTS as error:
-            raise as_cache_error(error, self._path) from error
 
     def stats(self) -> StoreStats:
-        """Return what the store holds and what this process did with it."""
-        tiers, totals = self._tiers, Totals(0, 0, 0, {})
-        if not self._closed and (tiers := self._open()) is not None and tiers.disk is not None:
-            with self._recovering("read_failures"):
+        """Return what the store holds, or held when it was closed, and what this process did with it.
+
+        Raises:
+            CacheError: the index cannot be read: zeros would say that there is nothing.
+        """
+        tiers, totals = self._tiers if self._closed else self._open(), Totals(0, 0, 0, {})
+        if tiers is not None and tiers.disk is not None:
+            with self._raising():
                 totals = tiers.disk.totals()
         ram, tally = (tiers.ram.size, tiers.tally) if tiers else ((0, 0), Tally())
         return StoreStats(
@@ -340,15 +344,27 @@ class KVCacheStore:
                 if self._tiers is None:
                     tiers = Tiers(RamTier(self._ram_bytes), None, Tally())
                     if self._path is not None:
-                        with self._recovering("read_failures", tiers):
-                            tiers.disk = Disk(self._path, self._max_bytes, self._namespace, tiers.tally)
+                        tiers.disk = Disk(self._path, self._max_bytes, self._namespace, tiers.tally)
+                        with self._recovery.recovering("read_failures", tiers):
+                            tiers.disk.open()
                     self._finalizer = weakref.finalize(self, close_tiers, os.getpid(), tiers)
                     self._tiers = tiers
         return self._tiers
 
+    def _reachable(self) -> Tiers | None:
+        """Return the tiers for who must not be told that there is nothing; None after closing a store without a disk.
+
+        Raises:
+            CacheError: the store has a disk, and is closed.
+        """
+        if self._closed and self._path is not None:
+            raise CacheError(f"The store is closed. Open a new KVCacheStore on {self._path}.")
+        return self._open()
+
     def _queue(self, tiers: Tiers, key: str, block: KVBlock, nbytes: int) -> bool:
-        if tiers.disk is None or not tiers.disk.writable:
-            raise CacheError(f"{self._path} cannot be written to. Blocks stay in RAM; make it writable to keep them.")
+        assert tiers.disk is not None
+        if (refusal := tiers.disk.open(writing=True).refusal) is not None:
+            raise refusal
         if nbytes > self._max_bytes:
             tiers.tally.add("too_large")
             if self._strict:
@@ -360,7 +376,7 @@ class KVCacheStore:
         return False
 
     def _delete(self, keys: Sequence[str] | None, namespace: str | None) -> int:
-        if (tiers := self._open()) is None:
+        if (tiers := self._reachable()) is None:
             return 0
         chosen = None if keys is None else [key for key in keys if is_key(key)]
         with self._raising():
@@ -373,25 +389,8 @@ class KVCacheStore:
         self._tiers, self._opening = None, threading.RLock()
         return tiers
 
-    @contextmanager
-    def _raising(self) -> Iterator[None]:
-        try:
-            yield
-        except FAULTS as error:
-            raise as_cache_error(error, self._path) from error
+    def _raising(self) -> AbstractContextManager[None, bool | None]:
+        return self._recovery.raising(self._tiers)
 
-    @contextmanager
-    def _recovering(self, counter: str, tiers: Tiers | None = None) -> Iterator[None]:
-        """Count and report a fault, and raise it only if strict. What is too large or corrupt was counted already."""
-        try:
-            yield
-        except FAULTS as error:
-            found, tiers = as_cache_error(error, self._path), tiers or self._tiers
-            if not isinstance(error, CacheCorruptError | CacheFullError):
-                if tiers is not None:
-                    tiers.tally.add(counter)
-                if counter not in self._warned:
-                    self._warned.add(counter)
-                    _log.warning("%s", found)
-            if self._strict:
-                raise found from error
+    def _recovering(self, counter: str) -> AbstractContextManager[None, bool | None]:
+        return self._recovery.recovering(counter, self._tiers)

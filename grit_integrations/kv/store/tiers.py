@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import CacheCorruptError
-from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.ram import Entry
 from grit_integrations.kv.store.recovery import FAULTS
 from grit_integrations.kv.store.worker import Worker
@@ -49,7 +49,7 @@ class Tiers:
             opened = self.disk.load(key)
             if opened is None:
                 return None
-            entry = Entry(opened.block, opened.header.namespace, opened.block.nbytes, opened.source)
+            entry = Entry(opened.block, opened.header.namespace, opened.block.nbytes)
             self.ram.put(key, entry, removals=removals)
             return opened.block
 
@@ -86,7 +86,7 @@ class Tiers:
     def known_speeds(self, model: str) -> Speeds:
         """Return what was measured for a model, by any process."""
         near = self.speeds.get(model, Speeds())
-        if self.disk is None or (near.prefill and near.load):
+        if self.disk is None or not self.disk.reachable or (near.prefill and near.load):
             return near
         found = self.disk.speeds(model)
         return Speeds(found.prefill or near.prefill, found.load or near.load)
@@ -102,6 +102,11 @@ class Tiers:
             self.speeds[model] = Speeds(**measured)
         if self.disk is not None and self.disk.writable:
             self.disk.record_speeds(model, new)
+
+    def distrust(self, error: BaseException) -> None:
+        """Let go of an index that a fault shows to be damaged."""
+        if self.disk is not None:
+            self.disk.distrust(error)
 
     def owns(self, thread: threading.Thread) -> bool:
         """Whether a thread is the writer or the loader."""

@@ -52,7 +52,7 @@ class Worker:
             return len(self._tasks) + (self._current is not None)
 
     def submit(self, key: str, task: Task) -> bool:
-        """Queue a task, unless one of its key waits; False if there is no room or the worker was closed."""
+        """Queue a task, unless one of its key waits; False if there is no room or no thread for it."""
         with self._changed:
             if self._stopping:
                 return False
@@ -62,11 +62,12 @@ class Worker:
                 return False
             if len(self._tasks) >= self._max_tasks:
                 return False
+            if not self._start():
+                return False
             self._last += 1
             task.number = self._last
             self._tasks[key] = task
             self._bytes += task.nbytes
-            self._start()
             self._changed.notify_all()
             return True
 
@@ -128,10 +129,16 @@ class Worker:
             return self._current[1].number
         return next((task.number for task in self._tasks.values()), float("inf"))
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the thread, if it does not run; False if the system has no more threads: the next task tries again."""
         if self.thread is None:
-            self.thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self.thread.start()
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self.thread = thread
+        return True
 
     def _work(self) -> None:
         while (task := self._next()) is not None:

@@ -47,7 +47,7 @@ RULE_WORDS = 5  # shorter questions that a rule made ("What is it?") fit any pas
 SMALLEST_SET = 50  # an evaluation set of fewer rows is left out
 HANDWRITTEN = "handwritten"
 
-_ANCHOR = re.compile(r"\s*\{[^}]*#[^}]*\}")  # "Title { #title }", as some manuals write headings
+_ANCHOR = re.compile(r"(?<!\s)\s*+\{[^{}#]*+#[^{}]*+\}")  # "Title { #title }", as some manuals write headings
 _WORD = re.compile(r"[a-z0-9]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 

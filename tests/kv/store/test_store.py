@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ from grit_integrations.kv.store.store import KVCacheStore
 
 def variants(key: str) -> dict[str, KVBlock]:
     native = {str(dtype): make_block(key, 5, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
-    return native | {"int8": make_block(key, 5, torch.bfloat16).quantised(), "mapped": large_block(key)}
+    return native | {"int8": make_block(key, 5, torch.bfloat16).quantised(), "large": large_block(key)}
 
 
-@pytest.mark.parametrize("variant", ["torch.float32", "torch.bfloat16", "torch.float16", "int8", "mapped"])
+@pytest.mark.parametrize("variant", ["torch.float32", "torch.bfloat16", "torch.float16", "int8", "large"])
 def test_a_block_comes_back_with_the_same_bits(tmp_path: Path, variant: str) -> None:
     block = variants("ab12")[variant]
     with KVCacheStore(tmp_path / "kv", namespace="tenant") as store:
@@ -80,21 +81,42 @@ def test_files_are_private_and_plain_safetensors(tmp_path: Path) -> None:
     assert modes == {0o700, 0o600}
 
 
-def test_large_blocks_are_the_file_and_never_change_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [make_block, large_block])
+def test_what_is_done_to_a_file_reaches_no_block_that_was_read(tmp_path: Path, make: Callable[[str], KVBlock]) -> None:
     with KVCacheStore(tmp_path) as store:
-        store.put("ab12", large_block("ab12"))
+        store.put("ab12", make("ab12"))
     (path,) = block_files(tmp_path)
     before = path.read_bytes()
     store = KVCacheStore(tmp_path)
     block = store.get("ab12")
-    assert block is not None
-    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if path.name in line]
-    starts = [int(line.split("-")[0], 16) for line in mapped]
-    assert any(0 <= block.keys.data_ptr() - start < len(before) for start in starts)
-    assert block.keys.data_ptr() % 64 == 0
-    block.keys.add_(1)  # nobody may, but the file must not follow
+    assert block is not None and block.keys.data_ptr() % 8 == 0
+    with path.open("r+b") as file:
+        file.write(b"\xff" * len(before))
+    assert same(block, make("ab12")) and store.get("ab12") is block
+    os.truncate(path, 0)
+    assert same(block, make("ab12")) and store.get("ab12") is block
     store.close()
+    path.write_bytes(before)
+    with KVCacheStore(tmp_path) as store:
+        block = store.get("ab12")
+        assert block is not None
+        block.keys.add_(1)  # nobody may, but the file must not follow
     assert path.read_bytes() == before
+
+
+def test_blocks_in_ram_hold_no_descriptors_and_count_their_bytes(tmp_path: Path) -> None:
+    keys = [f"{number:04x}" for number in range(40)]
+    with KVCacheStore(tmp_path, ram_bytes=0) as store:
+        for key in keys:
+            store.put(key, large_block(key))
+    with KVCacheStore(tmp_path, ram_bytes="1GB") as store:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        held = [store.get(key) for key in keys]
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert str(tmp_path) + "/blocks" not in Path("/proc/self/maps").read_text()
+        taken = sum(block.keys.untyped_storage().nbytes() for block in held if block is not None)
+        assert len(keys) == store.stats().ram_blocks
+        assert store.stats().ram_bytes <= taken < 1.01 * store.stats().ram_bytes  # the rest is the files' headers
 
 
 def test_a_block_outlives_its_store_and_its_file(tmp_path: Path) -> None:
@@ -103,12 +125,15 @@ def test_a_block_outlives_its_store_and_its_file(tmp_path: Path) -> None:
     store = KVCacheStore(tmp_path)
     block = store.get("ab12")
     block_files(tmp_path)[0].unlink()
-    assert store.get("ab12") is block  # mapped, and still what was checked
+    assert store.get("ab12") is block  # in RAM, and still what was checked
     store.close()
     store.close()
     assert same(block, large_block("ab12"))
     assert store.get("ab12") is None and not store.put("ab12", block) and store.contains(["ab12"]) == [False]
-    assert store.stats().pending == 0 and store.delete(["ab12"]) == 0 and store.verify().checked == 0
+    assert (store.stats().blocks, store.stats().hits_ram) == (1, 1)  # as it was left
+    for care in (store.verify, store.clear, lambda: store.delete(["ab12"])):
+        with pytest.raises(CacheError, match="closed"):  # zeros would say that nothing is on the disk
+            care()
 
 
 def test_pickling_keeps_the_arguments(tmp_path: Path) -> None:
