@@ -4,18 +4,23 @@ Chroma compares embedding functions by name only, so it would let one model quer
 collection says which model made its vectors: one created with `GritEmbeddingFunction` in Chroma's own persisted
 configuration, one that a framework creates in its metadata (`stamp`). `open_collection` and `check_collection` read
 either and refuse another model before any work is done.
+
+Chroma also refuses more records at once than its database takes, after they have been embedded; a collection of
+`open_collection` hands them over in parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grit_integrations.errors import CollectionMismatchError, MissingExtraError, OptionError
 from grit_integrations.loading.sources import BUNDLED_NAME
 from grit_integrations.model import GritLM
+from grit_integrations.prompts.formats import check_characters, check_text
 
 try:
     import chromadb
@@ -24,13 +29,13 @@ except ModuleNotFoundError as error:
         raise  # chromadb is there but something that it needs is not: show that
     raise MissingExtraError("chromadb", "chroma") from None
 
+from chromadb import Collection
 from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.config import Settings
-from chromadb.errors import NotFoundError
+from chromadb.errors import ChromaError, NotFoundError
 from chromadb.utils.embedding_functions import register_embedding_function
 
 if TYPE_CHECKING:
-    from chromadb import Collection
     from chromadb.api import ClientAPI
 
 _STAMP = "grit_"  # prefix of our keys in a collection's metadata
@@ -102,6 +107,8 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
 
     Raises:
         ModelLoadError: there is no usable checkpoint.
+        OptionError: what names no model.
+        PromptError: an instruction that is no text.
 
     Example:
         >>> import chromadb
@@ -120,8 +127,9 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
         query_instruction: str = "",
         document_instruction: str = "",
     ) -> None:
-        self.model = model if isinstance(model, GritLM) else GritLM(model)
-        self.query_instruction = query_instruction
+        self.query_instruction = check_characters(query_instruction, "The query's instruction")
+        check_characters(document_instruction, "The document's instruction")
+        self.model = _as_grit(model)
         self.origin = VectorOrigin.of(self.model, document_instruction=document_instruction)
         self._checked = True
 
@@ -220,8 +228,59 @@ _CONFIG: Mapping[str, tuple[type, ...]] = {
 }
 
 
+class PartedCollection(Collection):
+    """A collection that takes any number of records at once; `open_collection` returns it.
+
+    Chroma's database takes a few thousand at once, and Chroma itself finds that out when all of them have been
+    embedded. Here each part is embedded and stored before the next begins, so that an error or an interruption keeps
+    what was done. Texts are looked at before the first part.
+    """
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Add records; the arguments are Chroma's."""
+        for part in self._parts(*args, **kwargs):
+            super().add(**part)
+
+    def upsert(self, *args: Any, **kwargs: Any) -> None:
+        """Add records, and change those that are there; the arguments are Chroma's."""
+        for part in self._parts(*args, **kwargs):
+            super().upsert(**part)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Change records; the arguments are Chroma's."""
+        for part in self._parts(*args, **kwargs):
+            super().update(**part)
+
+    def _parts(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        named = signature(Collection.add).bind(self, *args, **kwargs).arguments.items()
+        given = {name: _once(value) for name, value in named if name != "self"}
+        if given.get("embeddings") is None and isinstance(given.get("documents"), list | tuple):
+            for index, text in enumerate(given["documents"]):
+                check_text(text, f"Document {index}")
+        ids: Any = given.get("ids")
+        most = self._client.get_max_batch_size()
+        columns = [name for name, value in given.items() if value is not None]
+        whole = not isinstance(ids, list) or len(ids) <= most or len(set(ids)) < len(ids)
+        if whole or any(len(given[name]) != len(ids) for name in columns):
+            yield given  # it fits, or is wrong: Chroma complains before it embeds
+            return
+        for start in range(0, len(ids), most):
+            yield {**given, **{name: given[name][start : start + most] for name in columns}}
+
+
+def _once(value: Any) -> Any:
+    """Return an iterator's elements, since Chroma takes it for one element."""
+    return list(value) if isinstance(value, Iterator) else value
+
+
 def persistent_client(path: str | Path) -> ClientAPI:
-    """Return a Chroma client on a local directory, with its telemetry off."""
+    """Return a Chroma client on a local directory, with its telemetry off.
+
+    Raises:
+        OptionError: something else than a path.
+    """
+    if not isinstance(path, str | Path):
+        raise OptionError(f"path={path!r} is not possible. Give the directory that holds the database.")
     return chromadb.PersistentClient(path=str(path), settings=Settings(anonymized_telemetry=False))
 
 
@@ -232,11 +291,12 @@ def open_collection(
     *,
     query_instruction: str = "",
     document_instruction: str = "",
-) -> Collection:
+) -> PartedCollection:
     """Return the collection `name`, created if it is not there, after checking that its vectors are this model's.
 
-    The result serves a plain Chroma program, LlamaIndex (`ChromaVectorStore(chroma_collection=...)`) and LangChain
-    (`Chroma(client=client, collection_name=name, embedding_function=...)`) alike.
+    Programs that create it at the same time get the same one. The result serves a plain Chroma program, LlamaIndex
+    (`ChromaVectorStore(chroma_collection=...)`) and LangChain (`Chroma(client=client, collection_name=name,
+    embedding_function=...)`) alike.
 
     Raises:
         CollectionMismatchError: its vectors were made by another model, or it does not say by which.
@@ -252,23 +312,38 @@ def open_collection(
     try:
         collection = client.get_collection(name, embedding_function=None)
     except NotFoundError:
-        return client.create_collection(name, embedding_function=chroma_function, metadata=mark)
+        collection = _created(client, name, chroma_function, mark)
     check_collection(collection, function.model, document_instruction=document_instruction)
     if _recorded_origin(collection) is None:  # empty, so it may become ours
         collection.modify(metadata={**(collection.metadata or {}), **mark})
-    return client.get_collection(name, embedding_function=chroma_function)
+    opened = client.get_collection(name, embedding_function=chroma_function)
+    return PartedCollection(client=opened._client, model=opened._model, embedding_function=chroma_function)
 
 
-def stamp(model: GritLM, *, document_instruction: str = "") -> dict[str, str | int | bool]:
+def _created(
+    client: ClientAPI, name: str, function: EmbeddingFunction[Any], mark: dict[str, str | int | bool]
+) -> Collection:
+    """Create a collection, or return the one that another program has created meanwhile."""
+    try:
+        return client.create_collection(name, embedding_function=function, metadata=mark)
+    except ChromaError:  # which of them it is depends on the client
+        try:
+            return client.get_collection(name, embedding_function=None)
+        except NotFoundError:
+            pass
+        raise  # it was another complaint, such as an impossible name
+
+
+def stamp(model: GritLM | str | Path, *, document_instruction: str = "") -> dict[str, str | int | bool]:
     """Return collection metadata that says which model makes its vectors; reads no weights.
 
     Give it to a framework that creates the collection itself: `Chroma(..., collection_metadata=stamp(grit))`.
     """
-    origin = VectorOrigin.of(model, document_instruction=document_instruction)
+    origin = VectorOrigin.of(_as_grit(model), document_instruction=document_instruction)
     return {f"{_STAMP}{key}": value for key, value in asdict(origin).items()}
 
 
-def check_collection(collection: Collection, model: GritLM, *, document_instruction: str = "") -> None:
+def check_collection(collection: Collection, model: GritLM | str | Path, *, document_instruction: str = "") -> None:
     """Refuse a collection whose vectors do not compare with those of `model`; reads no weights.
 
     An empty collection that does not say which model it is for passes.
@@ -279,7 +354,7 @@ def check_collection(collection: Collection, model: GritLM, *, document_instruct
     """
     where = f"The Chroma collection {collection.name!r}"
     recorded = _recorded_origin(collection)
-    wanted = VectorOrigin.of(model, document_instruction=document_instruction)
+    wanted = VectorOrigin.of(_as_grit(model), document_instruction=document_instruction)
     if recorded is not None:
         recorded.check(wanted, where)
     elif count := collection.count():
@@ -308,6 +383,14 @@ _ORIGIN_KEYS = frozenset(field.name for field in fields(VectorOrigin))
 
 def _origin_of_config(config: Mapping[str, Any]) -> VectorOrigin:
     return VectorOrigin(**{key: config[key] for key in _ORIGIN_KEYS})
+
+
+def _as_grit(model: GritLM | str | Path) -> GritLM:
+    if isinstance(model, GritLM):
+        return model
+    if not isinstance(model, str | Path) or not str(model):
+        raise OptionError(f"model={model!r} names no model. Give a GritLM, a directory, a hub id, or 'grit-mini'.")
+    return GritLM(model)
 
 
 def _is_directory(model: GritLM) -> bool:

@@ -19,7 +19,7 @@ from grit_integrations.errors import OptionError, PromptError
 from grit_integrations.handle import ModelHandle
 from grit_integrations.options import MODES, Decoding, Reranking, check_caching
 from grit_integrations.progress import progress_bar
-from grit_integrations.prompts.formats import check_characters
+from grit_integrations.prompts.formats import as_list, check_characters
 from grit_integrations.prompts.requests import Prompt, document_plan, prompt_of
 from grit_integrations.quoting.request import check_quotable, quoting_job
 from grit_integrations.reranking.rerank import rerank
@@ -177,7 +177,7 @@ class GritLM(ModelHandle):
             messages,
             documents,
             caching=caching,
-            known=[*options.get("known_documents", ()), *self._remembered(caching)],
+            known=[*as_list(options.get("known_documents", ()), "documents"), *self._remembered(caching)],
             query_instruction=options.get("query_instruction", ""),
             quotable=options.get("quotable"),
         )
@@ -297,9 +297,8 @@ class GritLM(ModelHandle):
         Raises:
             PromptError: one string, or a document that is no text.
         """
-        if isinstance(documents, str):
-            raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
-        texts = [check_characters(text, f"Document {index}") for index, text in enumerate(documents)]
+        given = as_list(documents, "documents")
+        texts = [check_characters(text, f"Document {index}") for index, text in enumerate(given)]
         self._loaded().recent.add(texts)
 
     def prefetch(self, documents: Sequence[str]) -> None:
@@ -309,9 +308,10 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: documents that do not fit into the window together.
         """
-        if documents and MODES[self.caching].keeps_documents:
+        given = as_list(documents, "documents")
+        if given and MODES[self.caching].keeps_documents:
             session = self._session()
-            plan = document_plan(session.tokenizer, session.window, documents, caching=self.caching)
+            plan = document_plan(session.tokenizer, session.window, given, caching=self.caching)
             session.cache.prefetch(plan)
 
     def stored(self, documents: Sequence[str]) -> list[bool]:
@@ -321,10 +321,11 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
+        given = as_list(documents, "documents")
         if not MODES[self.caching].keeps_documents:
-            return [False] * len(documents)
+            return [False] * len(given)
         session = self._session()
-        return session.cache.stored(self._document_plans(session, documents))
+        return session.cache.stored(self._document_plans(session, given))
 
     def prefer_stored(self, documents: Sequence[str], scores: Sequence[float], *, margin: float) -> list[int]:
         """Return the order of retrieved documents in which stored ones win near ties, as places in the list.
@@ -349,8 +350,8 @@ class GritLM(ModelHandle):
             PromptError: a document that cannot become a prompt.
             ContextOverflowError: a document longer than the window.
         """
-        session, caching = self._session(), self.caching
-        plans = self._document_plans(session, documents) if MODES[caching].keeps_documents else []
+        session, caching, given = self._session(), self.caching, as_list(documents, "documents")
+        plans = self._document_plans(session, given) if MODES[caching].keeps_documents else []
         engine, cache = session.engine, session.cache
         shown = progress_bar(plans, desc="Caching", unit="document", shown=progress)
         jobs = (ReadJob(engine.prefill, cache.reuse(plan, caching)) for plan in shown)

@@ -26,7 +26,7 @@ ALLOWED = {
     "errors": {name for name in vars(grit_integrations.errors) if name.endswith("Error")},
     "loading.sources": {"BUNDLED_NAME", "default_device", "default_source", "is_source_named"},
     "engine.streaming": {"GenerationStream"},
-    "prompts.formats": {"Message", "Messages", "Role", "check_characters", "check_text"},
+    "prompts.formats": {"Message", "Messages", "Role", "as_list", "check_characters", "check_text"},
     "prompts.requests": {"Prompt", "embedding_inputs"},
 }
 

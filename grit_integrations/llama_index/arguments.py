@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, TypeVar
 
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks import CallbackManager
 
 from grit_integrations.errors import OptionError
-
-Thing = TypeVar("Thing")
 
 
 def check_kind(name: str, value: object, *kinds: type) -> None:
@@ -67,17 +63,3 @@ def callbacks(value: CallbackManager | None) -> CallbackManager:
     """
     check_kind("callback_manager", value, CallbackManager, NoneType)
     return CallbackManager([]) if value is None else value
-
-
-def several(name: str, value: Iterable[Thing] | None) -> list[Thing]:
-    """Return the elements of an argument that has several, read once; `None` is none of them.
-
-    Raises:
-        OptionError: one thing where several are wanted.
-    """
-    if value is None:
-        return []
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        found: Any = f"one {type(value).__name__}" if isinstance(value, str | bytes) else repr(value)
-        raise OptionError(f"{name} is {found} where several are wanted. Put it in a list: [...].")
-    return list(value)

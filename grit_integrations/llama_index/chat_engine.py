@@ -15,7 +15,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 
-from grit_integrations.llama_index.arguments import check_count, check_kind, several
+from grit_integrations.llama_index.arguments import check_count, check_kind
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.messages import check_messages
 from grit_integrations.llama_index.query_engine import as_llm, grit_retriever
@@ -90,6 +90,7 @@ class GritChatEngine(CondensePlusContextChatEngine):
         if caching is not None:
             check_caching(caching)
         check_kind("retriever", retriever, BaseRetriever)
+        check_kind("node_postprocessors", node_postprocessors, Sequence, NoneType)
         check_kind("memory", memory, BaseMemory, NoneType)
         check_messages([] if chat_history is None else chat_history)
         llm = default_llm() if llm is None else llm
@@ -102,7 +103,7 @@ class GritChatEngine(CondensePlusContextChatEngine):
             system_prompt=system_prompt,
             condense_prompt=condense_prompt,
             skip_condense=skip_condense,
-            node_postprocessors=several("node_postprocessors", node_postprocessors),
+            node_postprocessors=list(node_postprocessors or ()),
             verbose=verbose,
         )
         grit_engine = cast("Self", engine)

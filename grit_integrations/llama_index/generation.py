@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import OptionError
-from grit_integrations.llama_index.arguments import several
 from grit_integrations.options import Caching, Decoding, check_caching
+from grit_integrations.prompts.formats import as_list
 
 if TYPE_CHECKING:
     from grit_integrations.model import GenerationOptions, PromptOptions
@@ -59,7 +59,7 @@ class LLMCall:
         mode = caching if overrides.get("caching") is None else overrides["caching"]
         instruction = overrides.get("query_instruction")
         return cls(
-            documents=several("documents", documents),
+            documents=[] if documents is None else as_list(documents, "documents"),
             decoding=decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
             caching=None if mode is None else check_caching(mode),
             query_instruction="" if instruction is None else instruction,

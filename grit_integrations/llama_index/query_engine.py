@@ -20,7 +20,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import QueryBundle
 
 from grit_integrations.errors import OptionError
-from grit_integrations.llama_index.arguments import callbacks, check_count, check_kind, several
+from grit_integrations.llama_index.arguments import callbacks, check_count, check_kind
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.retriever import GritRetriever
 from grit_integrations.llama_index.synthesizer import GritSynthesizer, default_llm
@@ -80,12 +80,12 @@ class GritQueryEngine(RetrieverQueryEngine):
         """
         check_kind("retriever", retriever, BaseRetriever)
         check_kind("response_synthesizer", response_synthesizer, BaseSynthesizer, NoneType)
-        postprocessors = several("node_postprocessors", node_postprocessors)
+        check_kind("node_postprocessors", node_postprocessors, Sequence, NoneType)
         synthesizer = response_synthesizer or GritSynthesizer(
             llm, streaming=streaming, caching=caching, query_instruction=query_instruction, output_cls=output_cls
         )
         manager = Settings.callback_manager if callback_manager is None else callbacks(callback_manager)
-        return cls(retriever, synthesizer, postprocessors, manager)
+        return cls(retriever, synthesizer, list(node_postprocessors or ()), manager)
 
     @classmethod
     def from_index(

@@ -16,6 +16,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
 from grit_integrations.errors import PromptError
+from grit_integrations.llama_index.arguments import check_kind
 from grit_integrations.llama_index.documents import embedded_text, read_text
 from grit_integrations.llama_index.options import RerankingComponent
 from grit_integrations.llama_index.source import GritComponent, as_grit, that_of_settings
@@ -143,6 +144,7 @@ class GritRerank(RerankingComponent, GritComponent, BaseNodePostprocessor):
 def _checked(query_bundle: QueryBundle | None) -> str:
     if query_bundle is None:
         raise PromptError("There is no query to put the nodes in order for. Pass query_str, or a query_bundle.")
+    check_kind("query_bundle", query_bundle, QueryBundle)
     return query_bundle.query_str
 
 

@@ -25,14 +25,14 @@ from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from grit_integrations.errors import OptionError
-from grit_integrations.llama_index.arguments import callbacks, check_kind, check_model_class, several
+from grit_integrations.llama_index.arguments import callbacks, check_kind, check_model_class
 from grit_integrations.llama_index.documents import NodeText
 from grit_integrations.llama_index.generation import PreparedDocuments
 from grit_integrations.llama_index.llm import GritLLM
 from grit_integrations.llama_index.messages import check_messages
 from grit_integrations.llama_index.quotes import QuotedNodes
 from grit_integrations.options import Caching, check_caching
-from grit_integrations.prompts.formats import check_characters
+from grit_integrations.prompts.formats import as_list, check_characters
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ def _innermost(llm: LLM) -> GritLLM:
 
 
 def _given(text_chunks: Sequence[str], options: Mapping[str, Any]) -> _Given:
-    chunks = several("text_chunks", text_chunks)
+    chunks = as_list(text_chunks, "texts")
     places = [place for place, chunk in enumerate(chunks) if check_characters(chunk, f"Document {place}").strip()]
     others = {name: value for name, value in options.items() if name != _QUOTED}
     return _Given([chunks[place] for place in places], places, others, options.get(_QUOTED))

@@ -8,10 +8,10 @@ has the same ids wherever it stands in a prompt. Formats: GritLM README and `tra
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from grit_integrations.errors import EmptyTextError, PromptError
 
@@ -101,9 +101,8 @@ def rag_prompt(query: str, documents: Sequence[str]) -> str:
 
 def as_messages(messages: Messages) -> list[Message]:
     """Return `messages` as `Message` objects; a string is one user turn, a mapping needs `role` and `content`."""
-    if isinstance(messages, str):
-        messages = [Message("user", messages)]
-    return [_as_message(message, index) for index, message in enumerate(messages)]
+    given = [Message("user", messages)] if isinstance(messages, str) else as_list(messages, "messages")
+    return [_as_message(message, index) for index, message in enumerate(given)]
 
 
 def merge_turns(messages: Messages) -> list[Message]:
@@ -127,6 +126,19 @@ def merge_turns(messages: Messages) -> list[Message]:
     if not merged:
         raise EmptyTextError("The messages hold no text. Give at least one message that is not blank.")
     return merged
+
+
+def as_list(given: object, what: str) -> list[Any]:
+    """Return what a caller gave as `what`, such as `"documents"`: read once, since an iterator can be read only once.
+
+    Raises:
+        PromptError: one text, a mapping, or nothing that could be read one after the other.
+    """
+    if isinstance(given, str):
+        raise PromptError(f"One string was given where a list of {what} is wanted. Put it in a list: [text].")
+    if isinstance(given, bytes | bytearray | Mapping) or not isinstance(given, Iterable):
+        raise PromptError(f"A {type(given).__name__} was given where a list of {what} is wanted. Give a list of them.")
+    return list(given)
 
 
 def check_text(text: object, where: str) -> str:

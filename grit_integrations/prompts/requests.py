@@ -6,7 +6,7 @@ Every complaint about texts comes before any work is done.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from grit_integrations.errors import ContextOverflowError, PromptError
 from grit_integrations.options import check_caching
 from grit_integrations.prompts.formats import (
+    as_list,
     check_characters,
     check_text,
     embedding_header,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from grit_integrations.prompts.formats import (
         Message,
         Messages,
+        as_list,
     )
     from grit_integrations.prompts.plan import Plan
     from grit_integrations.prompts.tokenizer import PromptTokenizer
@@ -135,9 +137,8 @@ def prompt_of(
         EmptyTextError: no message has any text, or a document has none.
         PromptError: messages or documents that cannot become a prompt.
     """
-    if isinstance(documents, str):
-        raise PromptError("One string was given where a list of documents is wanted. Put it in a list: [text].")
-    texts = tuple(check_text(document, f"Document {index}") for index, document in enumerate(documents))
+    given = as_list(documents, "documents")
+    texts = tuple(check_text(document, f"Document {index}") for index, document in enumerate(given))
     turns = tuple(merge_turns(messages))
     if texts and not any(turn.role == "user" for turn in turns):
         raise PromptError("Documents were given and no question about them. Add a user turn.")
@@ -147,9 +148,9 @@ def prompt_of(
         turns=turns,
         documents=texts,
         caching=check_caching(caching),
-        known=tuple(known),
+        known=tuple(check_characters(text, f"Known document {index}") for index, text in enumerate(known)),
         query_instruction=check_characters(query_instruction, "The query's instruction"),
-        quotable=None if quotable is None else tuple(quotable),
+        quotable=None if quotable is None else tuple(as_list(quotable, "quotable parts")),
     )
 
 
@@ -183,10 +184,7 @@ def embedding_inputs(
     truncate: bool = False,
 ) -> list[EncoderInput]:
     """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
-    if isinstance(texts, str):
-        raise PromptError("One string was given where a list of texts is wanted. Put it in a list: [text].")
-    if not isinstance(texts, Iterable):
-        raise PromptError(f"A {type(texts).__name__} was given where a list of texts is wanted. Give a list: [text].")
+    texts = as_list(texts, "texts")
     header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
     room = window - len(header)
     if room <= 0:
@@ -194,7 +192,6 @@ def embedding_inputs(
             f"The instruction has {len(header):,} tokens with the words around it; the model's window of {window:,} "
             "has no room for a text beside them. Shorten the instruction."
         )
-    texts = list(texts)
     for index, text in enumerate(texts):
         check_text(text, f"{kind} {index}")
         if not truncate:

@@ -64,14 +64,20 @@ def quotable_regions(prompt: Prompt) -> list[Region]:
         return whole(prompt.documents)
     lengths = [len(document) for document in prompt.documents]
     parts = list(prompt.quotable)
-    fits = len(parts) == len(lengths) and all(
-        0 <= start <= end <= length for (start, end), length in zip(parts, lengths, strict=True)
-    )
+    fits = len(parts) == len(lengths) and all(map(_is_part, parts, lengths))
     if not fits:
         raise OptionError(
             f"quotable={parts!r} does not fit documents of {lengths} characters. Give one (start, end) a document."
         )
     return [Region(index, start, end, end) for index, (start, end) in enumerate(parts)]
+
+
+def _is_part(part: object, length: int) -> bool:
+    """Whether a caller's `part` is the start and the end of a part of a text of `length` characters."""
+    match part:
+        case (int(start), int(end)):
+            return 0 <= start <= end <= length
+    return False
 
 
 def quotable_spans(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from grit_integrations.errors import OptionError, PromptError, RerankError
-from grit_integrations.prompts.formats import check_characters, check_text
+from grit_integrations.errors import OptionError, RerankError
+from grit_integrations.prompts.formats import as_list, check_characters, check_text
 from grit_integrations.reranking import cosines, listwise, pointwise
 from grit_integrations.reranking.ranking import in_order
 from grit_integrations.results import Ranked
@@ -66,9 +66,8 @@ def _checked(query: str, passages: Sequence[str], top_n: int | None) -> list[str
     if top_n is not None and (not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1):
         raise OptionError(f"top_n={top_n!r} is not possible. Give a whole number from 1 up, or None for all.")
     check_text(query, "The query")
-    if isinstance(passages, str):
-        raise PromptError("One string was given where a list of passages is wanted. Put it in a list: [text].")
-    return [check_characters(passage, f"Passage {index}") for index, passage in enumerate(passages)]
+    given = as_list(passages, "passages")
+    return [check_characters(passage, f"Passage {index}") for index, passage in enumerate(given)]
 
 
 def _vectors_of(

@@ -129,16 +129,15 @@ def test_wrong_arguments_of_engines(tiny: GritLM, index: SummaryIndex, engine: A
 
 
 @every_endpoint
-@pytest.mark.parametrize("value", [0, False, "", b"text", {"a": "b"}, 3, object()], ids=lambda value: str(value)[:7])
+@pytest.mark.parametrize("value", [0, False, b"text", {"a": "b"}, 3, object()], ids=lambda value: str(value)[:7])
 async def test_wrong_arguments_of_calls(tiny: GritLM, prompts: Prompts, endpoint: str, value: Any) -> None:
     llm = GritLLM(tiny)
-    with pytest.raises(OptionError, match="documents is"):
+    with pytest.raises(PromptError, match="list of documents"):
         await call(llm, endpoint, documents=value)
     with pytest.raises(OptionError, match="caching="):
         await call(llm, endpoint, caching=value)
-    if value != "":
-        with pytest.raises(PromptError, match="instruction"):
-            await call(llm, endpoint, query_instruction=value)
+    with pytest.raises(PromptError, match="instruction"):
+        await call(llm, endpoint, query_instruction=value)
     assert prompts == []
 
 
@@ -149,7 +148,7 @@ def test_documents_may_be_read_once(tiny: GritLM) -> None:
     assert llm.complete("Why?", documents=(text for text in texts)).text == wanted
     synthesizer = GritSynthesizer(llm)
     assert synthesizer.get_response("Why?", (text for text in texts)) == wanted  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="text_chunks is"):
+    with pytest.raises(PromptError, match="list of texts"):
         synthesizer.get_response("Why?", "one text")
     with pytest.raises(PromptError, match="Document 1 is a int"):
         synthesizer.get_response("Why?", ["text", 3])  # type: ignore[list-item]

@@ -104,7 +104,7 @@ async def test_the_token_counter_reads_usage(fresh: Fresh, endpoint: str) -> Non
 @every_endpoint
 async def test_wrong_documents_and_modes_are_refused(fresh: Fresh, prompts: Any, endpoint: str) -> None:
     llm = GritLLM(fresh())
-    with pytest.raises(OptionError, match=r"Put it in a list"):
+    with pytest.raises(PromptError, match=r"Put it in a list"):
         await call(llm, endpoint, documents="one text")
     with pytest.raises(PromptError, match="Document 1"):
         await call(llm, endpoint, documents=["text", " "])

@@ -24,6 +24,8 @@ def _collected(grit: GritLM, pair: Pair) -> Any:
     collection = open_collection(client, "doors", grit, **options)
     try:
         collection.add(ids=["0"], documents=[pair[0]])
+        collection.upsert(ids=["0"], documents=[pair[1]])
+        collection.update(ids=["0"], documents=[pair[0]])
         collection.query(query_texts=[pair[0]], n_results=1)
         check_collection(collection, grit, document_instruction=pair[1])
     finally:
@@ -41,6 +43,9 @@ def _searched(grit: GritLM, pair: Pair) -> None:
 CHROMA: dict[str, Door] = {
     "GritEmbeddingFunction.__call__": lambda grit, pair: list(_function(grit, pair)([pair[0]])),
     "GritEmbeddingFunction.embed_query": lambda grit, pair: list(_function(grit, pair).embed_query([pair[0]])),
+    "PartedCollection.add": _collected,
+    "PartedCollection.upsert": _collected,
+    "PartedCollection.update": _collected,
     "VectorOrigin.of": _collected,
     "open_collection": _collected,
     "check_collection": _collected,

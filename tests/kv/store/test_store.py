@@ -20,8 +20,8 @@ from store_processes import block_files, run_child
 
 from grit_integrations.errors import CacheError, CacheFullError, OptionError
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.sizes import format_size, parse_size
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store import files
 from grit_integrations.kv.store.store import KVCacheStore
 
