@@ -221,8 +221,11 @@ _CONFIG: Mapping[str, tuple[type, ...]] = {
 
 
 def persistent_client(path: str | Path) -> ClientAPI:
-    """Return a Chroma client on a local directory, with its telemetry off."""
-    return chromadb.PersistentClient(path=str(path), settings=Settings(anonymized_telemetry=False))
+    """Return a Chroma client on a local directory, with its telemetry off.
+
+    Chroma keeps one client for each spelling of a path, so that a relative one would lead to where it led at first.
+    """
+    return chromadb.PersistentClient(path=str(Path(path).absolute()), settings=Settings(anonymized_telemetry=False))
 
 
 def open_collection(

@@ -80,12 +80,12 @@ class PassageIndex:
     def __init__(
         self, directory: str | Path, model: GritLM, *, create: bool = False, passage_tokens: int | None = None
     ) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # sqlite and Chroma open it later, wherever the process is by then
         self.model = model
         card = read_card(self.directory)
         if card is None:
             if not create:
-                raise IngestError(f"There is no store at {self.directory}. Make one first: grit index PATH...")
+                raise IngestError(f"There is no store at {directory}. Make one first: grit index PATH...")
             card = create_card(self.directory, model, passage_tokens or min(DEFAULT_TOKENS, most_tokens(model)))
         check_origin(card, model, self.directory)
         self.splitter = PassageSplitter(model, card["passage_tokens"])

@@ -57,6 +57,23 @@ def test_a_store_keeps_its_passage_size(tmp_path: Path, tiny: GritLM) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_relative_directory_is_where_it_was_when_it_was_named(
+    tmp_path: Path, docs: Path, tiny: GritLM, other: GritLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    for name, model in (("one", tiny), ("two", other)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        opened.append(PassageIndex("store", model, create=True))
+        opened[-1].index([docs / "heart.txt"] if name == "one" else [docs])
+    assert [len(contents(index)) for index in opened] == [1, 4]
+    named = PassageIndex(Path("store"), other)
+    monkeypatch.chdir(tmp_path)
+    assert named.count() == 5
+    assert named.search("The heart", k=1)
+    assert not (tmp_path / "store").exists()
+
+
 def test_texts_of_all_files_or_of_some(index: PassageIndex, docs: Path) -> None:
     index.index([docs])
     assert sorted(index.texts()) == sorted(text for texts in contents(index).values() for text in texts)
