@@ -32,6 +32,7 @@ bench: $(VENV)/.dev  ## the figures of docs/benchmarks.md; writes JSON and plots
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/reranking.py
 	$(BIN)/python benchmarks/reranker_conformance.py
+	$(BIN)/python benchmarks/ingest.py
 
 notebooks: $(VENV)/.dev  ## run the notebooks and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace examples/*.ipynb

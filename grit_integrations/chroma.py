@@ -276,12 +276,14 @@ def _once(value: Any) -> Any:
 def persistent_client(path: str | Path) -> ClientAPI:
     """Return a Chroma client on a local directory, with its telemetry off.
 
+    Chroma keeps one client for each spelling of a path, so that a relative one would lead to where it led at first.
+
     Raises:
         OptionError: something else than a path.
     """
     if not isinstance(path, str | Path):
         raise OptionError(f"path={path!r} is not possible. Give the directory that holds the database.")
-    return chromadb.PersistentClient(path=str(path), settings=Settings(anonymized_telemetry=False))
+    return chromadb.PersistentClient(path=str(Path(path).absolute()), settings=Settings(anonymized_telemetry=False))
 
 
 def open_collection(

@@ -17,11 +17,10 @@ from grit_integrations.cli.wrapped_text import WrappedStream
 from grit_integrations.errors import ContextOverflowError, IngestError
 from grit_integrations.ingest import Hit, PassageIndex
 from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION
-from grit_integrations.options import CANDIDATES, MODES, Decoding, check_caching
+from grit_integrations.options import CANDIDATES, Decoding, check_caching
 from grit_integrations.prompts.formats import Message
+from grit_integrations.prompts.requests import Prompt
 from grit_integrations.results import Generation
-
-_MARKERS = 16  # tokens, at most, around the instruction of an embedded query
 
 
 @contextmanager
@@ -68,8 +67,8 @@ class Conversation:
     def answer(self, question: str) -> None:
         """Print the answer, as it comes if the model writes it, then its sources."""
         hits = self._retrieve(question)
-        used, messages = self._fitting(question, hits)
-        generation = self._quote(messages, used) if self.quote else self._write(messages, used)
+        used, prompt = self._fitting(question, hits)
+        generation = self._quote(prompt) if self.quote else self._write(prompt)
         if len(used) < len(hits):
             left = len(hits) - len(used)
             self.out.print(f"[dim]{left} of {len(hits)} passages did not fit into the model's window.[/]")
@@ -85,23 +84,18 @@ class Conversation:
         ranking = self.index.model.rerank(question, _texts(hits), top_n=self.k)
         return [replace(hits[each.index], score=each.score) for each in ranking]
 
-    def _quote(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
+    def _quote(self, prompt: Prompt) -> Generation:
         """Print the sentences of the passages that answer best."""
-        passages = _texts(hits)
-        generation = self.index.model.generate(
-            messages, passages, decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
-        )
+        generation = self.index.model.generate(prompt, decoding=self.decoding)
         for quote in generation.quotes:
             print_quote(self.out, quote)
         if self.bundled:
             self.out.print(f"[dim]{QUOTES_NOTE}[/]")
         return generation
 
-    def _write(self, messages: Sequence[Message], hits: Sequence[Hit]) -> Generation:
+    def _write(self, prompt: Prompt) -> Generation:
         """Stream the model's own text."""
-        stream = self.index.model.stream(
-            messages, _texts(hits), decoding=self.decoding, query_instruction=QUERY_INSTRUCTION
-        )
+        stream = self.index.model.stream(prompt, decoding=self.decoding)
         shown, generation = WrappedStream(self.out), None
         with stream:
             for chunk in stream:
@@ -111,19 +105,16 @@ class Conversation:
         assert generation is not None  # the last chunk has it
         return generation
 
-    def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Message]]:
+    def _fitting(self, question: str, hits: Sequence[Hit]) -> tuple[list[Hit], Prompt]:
         """Drop the oldest turns, then the farthest passages, until the prompt fits."""
-        grit = self.index.model
-        room = grit.window - self.decoding.max_new_tokens
-        if MODES[grit.caching].embeds_query:  # the instruction is part of the prompt then, and not counted below
-            room -= grit.count_tokens(QUERY_INSTRUCTION) + _MARKERS
+        grit, room = self.index.model, self.index.model.window - self.decoding.max_new_tokens
         least = 1 if self.quote else 0  # passages: without any there is nothing to quote
         history, used = list(self.history), list(hits)
         while True:
             messages = [*history, Message("user", question)]
-            needed = grit.count_message_tokens(messages, _texts(used))
-            if needed <= room:
-                return used, messages
+            prompt = grit.prompt(messages, _texts(used), query_instruction=QUERY_INSTRUCTION)
+            if not prompt.missing(self.decoding.max_new_tokens):
+                return used, prompt
             if history:
                 del history[:2]
             elif len(used) > least:
@@ -131,8 +122,8 @@ class Conversation:
             else:
                 asked = "The question and one passage have" if used else "The question alone has"
                 raise ContextOverflowError(
-                    f"{asked} {needed:,} tokens; {room:,} fit beside --max-tokens {self.decoding.max_new_tokens}. "
-                    "Shorten it or ask for fewer tokens."
+                    f"{asked} {len(prompt):,} tokens; {room:,} fit beside --max-tokens "
+                    f"{self.decoding.max_new_tokens}. Shorten it or ask for fewer tokens."
                 )
 
 

@@ -17,6 +17,7 @@ from grit_integrations.cli.progress_bars import indexing_bar
 from grit_integrations.errors import OptionError
 from grit_integrations.ingest import IndexReport, PassageIndex, find_files
 from grit_integrations.ingest.index_card import read_card
+from grit_integrations.ingest.write_lock import writing_to
 from grit_integrations.options import Caching, Precision
 
 
@@ -28,6 +29,7 @@ class IndexOptions:
     caching: Caching | None
     precision: Precision | None
     cache_size: str | None
+    max_file_bytes: int
     model: str | None
     device: str | None
 
@@ -41,14 +43,15 @@ def index_files(out: Console, directory: Path, paths: Sequence[Path], options: I
     """
     find_files(paths)  # a wrong path is refused before an index is made
     new = read_card(directory) is None
-    old = read_settings(directory)
-    settings = old.changed(options.caching, options.precision, options.cache_size)
     grit = model_for_store(directory, options.model, options.device)
     index = PassageIndex(directory, grit, create=True, passage_tokens=options.passage_tokens)
-    if not new:
-        print_changes(out, old, settings)
-    write_settings(directory, replace(settings, filled=False))  # until this run has come to its end
-    _run(out, index, paths, settings)
+    with writing_to(directory):  # until the KV cache is filled, so that no other run comes between
+        old = read_settings(directory)
+        settings = old.changed(options.caching, options.precision, options.cache_size)
+        if not new:
+            print_changes(out, old, settings)
+        write_settings(directory, replace(settings, filled=False))  # until this run has come to its end
+        _run(out, index, paths, settings, options.max_file_bytes)
     if new and options.caching is None:
         out.print("[dim]KV cache: off. --caching doc keeps what is read, so that answers start sooner.[/]")
 
@@ -69,10 +72,12 @@ def forget_files(out: Console, directory: Path, paths: Sequence[Path], options: 
         out.print("[dim]KV blocks of their text stay until they are evicted; grit cache clear deletes all.[/]")
 
 
-def _run(out: Console, index: PassageIndex, paths: Sequence[Path], settings: CacheSettings) -> None:
+def _run(
+    out: Console, index: PassageIndex, paths: Sequence[Path], settings: CacheSettings, max_file_bytes: int
+) -> None:
     with model_cache(index, settings.caching, writing=True) as (opened, kv):
         with indexing_bar(out) as show:
-            report = opened.index(paths, on_progress=show)
+            report = opened.index(paths, on_progress=show, max_file_bytes=max_file_bytes)
         _print_report(out, opened, report)
         if kv is None:
             return

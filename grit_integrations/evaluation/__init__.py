@@ -1,1 +1,1 @@
-"""Measuring a model on text it never saw, through the `GritLM` object that users run. BM25 needs the extra `train`."""
+"""Measuring a model on text it never saw, through the `GritLM` that users run. BM25 needs the extra `evaluate`."""

@@ -59,7 +59,7 @@ def decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
     try:
         import zstandard
     except ImportError as error:
-        raise MissingExtraError("zstandard", "train") from error
+        raise MissingExtraError("zstandard", "evaluate") from error
     plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the reader
     try:
         zstandard.ZstdDecompressor().copy_stream(raw, plain)

@@ -92,7 +92,7 @@ def bm25_similarity(found: RetrievalSet) -> Scores:
     try:
         from rank_bm25 import BM25Plus
     except ImportError as error:
-        raise MissingExtraError("rank_bm25", "train") from error
+        raise MissingExtraError("rank_bm25", "evaluate") from error
     index = BM25Plus([_words(passage) for passage in found.passages], delta=0, **BM25)
     return np.stack([index.get_scores(_words(query)) for query in found.queries])
 

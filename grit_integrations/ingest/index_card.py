@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import IngestError
 from grit_integrations.ingest.splitter import PassageSplitter
+from grit_integrations.ingest.write_lock import LOCK, writing_to
 from grit_integrations.model import GritLM
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 _CARD = "store.json"
+_DRAFT = f"{_CARD}."  # what a run leaves that ends between writing the card and giving it its name
 
 
 def read_card(directory: str | Path) -> dict[str, Any] | None:
@@ -34,7 +36,7 @@ def read_card(directory: str | Path) -> dict[str, Any] | None:
     try:
         card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if any(directory.iterdir()):
+        if any(entry.name != LOCK and not entry.name.startswith(_DRAFT) for entry in directory.iterdir()):
             raise IngestError(f"{directory} is not empty and holds no store. Give another directory.") from None
         return None
     except (OSError, ValueError) as error:
@@ -50,15 +52,19 @@ def read_card(directory: str | Path) -> dict[str, Any] | None:
 
 def write_card(directory: Path, card: dict[str, Any]) -> None:
     """Write `store.json`, whole or not at all."""
-    draft = directory / f"{_CARD}.{os.getpid()}"
-    draft.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    draft.replace(directory / _CARD)
+    draft = directory / f"{_DRAFT}{os.getpid()}"
+    try:
+        draft.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        draft.replace(directory / _CARD)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def create_card(directory: Path, model: GritLM, passage_tokens: int) -> dict[str, Any]:
-    """Make the directory of a new index, write its card there and return it.
+    """Make the directory of a new index, write its card there and return it; or that of one made in the meantime.
 
     Raises:
+        IngestError: another process is making one there.
         OptionError: passages of that size are not possible with this model; nothing was written.
     """
     from grit_integrations.chroma import VectorOrigin
@@ -66,8 +72,11 @@ def create_card(directory: Path, model: GritLM, passage_tokens: int) -> dict[str
     PassageSplitter(model, passage_tokens)  # refuse an impossible size before anything is written
     card = {"format": FORMAT, "origin": asdict(VectorOrigin.of(model)), "passage_tokens": passage_tokens}
     directory.mkdir(parents=True, exist_ok=True)
-    write_card(directory, card)
-    return card
+    with writing_to(directory):
+        made = read_card(directory)
+        if made is None:
+            write_card(directory, card)
+    return made or card
 
 
 def check_origin(card: dict[str, Any], model: GritLM, directory: Path) -> None:

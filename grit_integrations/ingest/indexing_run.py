@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import IngestError
-from grit_integrations.ingest.file_reader import read_bytes, read_file
+from grit_integrations.ingest.file_reader import MOST_BYTES, read_bytes, read_file
 from grit_integrations.ingest.found_files import FoundFiles
 from grit_integrations.ingest.record_manager import SqliteRecordManager
 from grit_integrations.ingest.splitter import PassageSplitter
@@ -65,6 +65,7 @@ class IndexingRun:
         splitter: cuts files into passages.
         found: the files to look at, and those that cannot be looked at.
         on_progress: called at each step.
+        max_file_bytes: larger files are not read.
     """
 
     def __init__(
@@ -73,10 +74,13 @@ class IndexingRun:
         vectors: VectorStore,
         splitter: PassageSplitter,
         found: FoundFiles,
+        *,
         on_progress: Callable[[IndexProgress], None] | None = None,
+        max_file_bytes: int = MOST_BYTES,
     ) -> None:
         self.records, self.vectors, self.splitter = records, vectors, splitter
         self.on_progress = on_progress
+        self.max_file_bytes = max_file_bytes
         self.report = IndexReport(ignored=found.ignored)
         self.report.failed.update({str(path): reason for path, reason in found.unreadable.items()})
         self.signatures = records.signatures()
@@ -90,9 +94,9 @@ class IndexingRun:
         file = str(path)
         self._step(0, file)
         try:
-            data = read_bytes(path)
-        except IngestError as error:  # it may be back tomorrow, so its passages stay
-            self.report.failed[file] = str(error)
+            data = read_bytes(path, self.max_file_bytes)
+        except (IngestError, MemoryError) as error:  # it may be back tomorrow, so its passages stay
+            self.report.failed[file] = _reason(error)
             return self._step(self.sizes[file], file)
         signature = self._signature(data)
         if self.signatures.get(file) == signature:
@@ -100,8 +104,8 @@ class IndexingRun:
             return self._step(self.sizes[file], file)
         try:
             passages = self.splitter.split(read_file(path, data))
-        except IngestError as error:
-            self.report.failed[file] = str(error)
+        except (IngestError, MemoryError) as error:
+            self.report.failed[file] = _reason(error)
             self._clear([file])
             return self._step(self.sizes[file], file)
         (self.report.changed if file in self.signatures else self.report.added).append(file)
@@ -158,6 +162,10 @@ class IndexingRun:
         self.done += amount
         if self.on_progress is not None:
             self.on_progress(IndexProgress(self.done, self.total, file))
+
+
+def _reason(error: Exception) -> str:
+    return "the file does not fit into memory" if isinstance(error, MemoryError) else str(error)
 
 
 def _size(path: Path) -> int:

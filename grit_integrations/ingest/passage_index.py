@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from grit_integrations.errors import IngestError, MissingExtraError
+from grit_integrations.ingest.file_reader import MOST_BYTES
 from grit_integrations.ingest.found_files import FoundFiles, files_under, find_files
 from grit_integrations.ingest.index_card import check_origin, create_card, read_card
 from grit_integrations.ingest.indexing_run import IndexingRun, IndexProgress, IndexReport
 from grit_integrations.ingest.record_manager import SqliteRecordManager
 from grit_integrations.ingest.splitter import DEFAULT_TOKENS, PassageSplitter, most_tokens
+from grit_integrations.ingest.write_lock import writing_to
 from grit_integrations.model import GritLM
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 COLLECTION = "passages"
+_LITTLE_ROOM = 10_000_000  # bytes
 QUERY_INSTRUCTION = "Given a question, retrieve passages that answer the question"
 
 
@@ -76,12 +80,12 @@ class PassageIndex:
     def __init__(
         self, directory: str | Path, model: GritLM, *, create: bool = False, passage_tokens: int | None = None
     ) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # sqlite and Chroma open it later, wherever the process is by then
         self.model = model
         card = read_card(self.directory)
         if card is None:
             if not create:
-                raise IngestError(f"There is no store at {self.directory}. Make one first: grit index PATH...")
+                raise IngestError(f"There is no store at {directory}. Make one first: grit index PATH...")
             card = create_card(self.directory, model, passage_tokens or min(DEFAULT_TOKENS, most_tokens(model)))
         check_origin(card, model, self.directory)
         self.splitter = PassageSplitter(model, card["passage_tokens"])
@@ -130,38 +134,51 @@ class PassageIndex:
 
     def count(self) -> int:
         """Return how many passages the index holds."""
-        return len(self.records.list_keys())
+        with self._usable():
+            return len(self.records.list_keys())
 
     def texts(self, files: Sequence[str] | None = None) -> list[str]:
         """Return the passages' texts, of some files or of all."""
-        if files is None:
-            return list(self.collection.get(include=["documents"])["documents"] or [])
-        texts: list[str] = []
-        for batch in _batches(list(files)):
-            where: Any = {"source": {"$in": batch}}
-            texts += self.collection.get(where=where, include=["documents"])["documents"] or []
-        return texts
+        with self._usable():
+            if files is None:
+                return list(self.collection.get(include=["documents"])["documents"] or [])
+            texts: list[str] = []
+            for batch in _batches(list(files)):
+                where: Any = {"source": {"$in": batch}}
+                texts += self.collection.get(where=where, include=["documents"])["documents"] or []
+            return texts
 
     def search(self, query: str, k: int = 4) -> list[Hit]:
         """Return the `k` passages nearest to the query, best first."""
-        found = self.vectors.similarity_search_with_score(query, k=k)
+        with self._usable():
+            found = self.vectors.similarity_search_with_score(query, k=k)
         return [Hit(document, 1.0 - distance) for document, distance in found]
 
     def index(
-        self, paths: Sequence[str | Path], *, on_progress: Callable[[IndexProgress], None] | None = None
+        self,
+        paths: Sequence[str | Path],
+        *,
+        on_progress: Callable[[IndexProgress], None] | None = None,
+        max_file_bytes: int = MOST_BYTES,
     ) -> IndexReport:
         """Bring the index in step with the files under `paths`; what lies elsewhere stays as it is.
 
         Unchanged files are skipped, changed ones replaced, and files that are gone removed. A file that cannot be read
         is reported and the others go on; if it was readable before, its passages go, unless it only could not be
-        opened. An interrupted run leaves an index that can be searched, and the next one goes on from there.
+        opened or is too large. An interrupted run leaves an index that can be searched, and the next one goes on from
+        there.
+
+        Args:
+            paths: files and folders.
+            on_progress: called at each step.
+            max_file_bytes: larger files are reported and not read, by default 100 MB.
 
         Raises:
-            IngestError: a path does not exist, or another process is writing to this index.
+            IngestError: a path does not exist, another process is writing to this index, or the disk is full.
         """
         found = find_files(paths)
         with self._writing():
-            run = self._run(found, on_progress)
+            run = self._run(found, on_progress, max_file_bytes)
             for file in found.files:
                 run.take(file)
             run.flush()
@@ -175,8 +192,15 @@ class PassageIndex:
             run.remove(files_under(self.records.known_files(), paths))
         return run.report
 
-    def _run(self, found: FoundFiles, on_progress: Callable[[IndexProgress], None] | None = None) -> IndexingRun:
-        return IndexingRun(self.records, self.vectors, self.splitter, found, on_progress)
+    def _run(
+        self,
+        found: FoundFiles,
+        on_progress: Callable[[IndexProgress], None] | None = None,
+        max_file_bytes: int = MOST_BYTES,
+    ) -> IndexingRun:
+        return IndexingRun(
+            self.records, self.vectors, self.splitter, found, on_progress=on_progress, max_file_bytes=max_file_bytes
+        )
 
     def _gone(self, paths: Sequence[str | Path], found: FoundFiles) -> list[str]:
         """Return the known files under `paths` that were not found, except below directories that cannot be listed."""
@@ -185,17 +209,29 @@ class PassageIndex:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        with writing_to(self.directory), self._usable():
+            if self.records.interrupted or self.collection.count() != self.count():
+                self._reconcile()
+            self.records.interrupted = True
+            yield
+            self.records.interrupted = False
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Say what is wrong with the files of an index that sqlite or Chroma cannot use, and what helps."""
         try:
-            with FileLock(self.directory / "lock", timeout=0):
-                if self.records.interrupted or self.collection.count() != self.count():
-                    self._reconcile()
-                self.records.interrupted = True
-                yield
-                self.records.interrupted = False
-        except Timeout:
-            raise IngestError(
-                f"Another process is writing to the store at {self.directory}. Wait until it is done."
-            ) from None
+            yield
+        except Exception as error:
+            from chromadb.errors import ChromaError  # here, since counting needs no Chroma
+
+            if not isinstance(error, sqlite3.Error | ChromaError):
+                raise
+            cure = "Run the same command again; if that does not help, delete the store and index again."
+            if not os.access(self.directory, os.W_OK):
+                cure = "It is read-only, and sqlite writes even to read: copy it to where you may write."
+            elif shutil.disk_usage(self.directory).free < _LITTLE_ROOM:
+                cure = "The disk is full: make room and run the same command again. What was indexed is kept."
+            raise IngestError(f"The store at {self.directory} cannot be used ({error}). {cure}") from error
 
     def _reconcile(self) -> None:
         """Make vectors and records agree after a run that did not come to its end, or a loss of files.

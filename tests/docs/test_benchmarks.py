@@ -206,6 +206,19 @@ def test_what_rerankers_fail_is_the_benchmark_s() -> None:
     assert f"of its {max(map(len, outcomes.values()))} cases" in PROSE
 
 
+def test_how_reading_grows_is_the_benchmark_s() -> None:
+    found = result("ingest")
+    assert found["growth"] == [1, 2, 4, 8]
+    first, last = (f"{found['characters'] * factor:,}" for factor in (1, 8))
+    assert f"files of {first} to {last} characters" in PROSE
+    largest = found["largest_ratio"]["ratio"]
+    assert largest < 12
+    assert f"the {len(found['seconds']) - 1} shapes take at most {largest:.1f} times as long" in PROSE
+    prose, slowest = found["seconds"]["prose"][-1], found["slowest"]["seconds"]
+    assert f"One thread of an {found['environment']['cpu']} reads" in PROSE
+    assert f"{last} characters in {1000 * prose:.0f} ms as prose and in at most {1000 * slowest:.0f} ms" in PROSE
+
+
 def test_the_machine_is_the_benchmarks() -> None:
     names = ("caching", "embedding", "memory", "reranking", "training", "retrieval", "reranker_conformance")
     (environment,) = {tuple(sorted(result(name)["environment"].items())) for name in names}

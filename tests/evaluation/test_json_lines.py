@@ -34,5 +34,5 @@ def test_only_packed_files_need_zstandard(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("a.jsonl", "b.jsonl.zst"):
         (tmp_path / name).write_text("3\n")
     assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, 3)]
-    with pytest.raises(MissingExtraError, match=r"`zstandard` is not installed.*grit_integrations\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"`zstandard` is not installed.*grit_integrations\[evaluate\]"):
         list(read_json_lines(tmp_path / "b.jsonl.zst"))

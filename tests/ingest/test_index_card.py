@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from grit_integrations import GritLM, IngestError
 from grit_integrations.ingest import PassageIndex
+from grit_integrations.ingest.index_card import create_card, write_card
 
 
 def test_what_is_no_store(tmp_path: Path, tiny: GritLM) -> None:
@@ -28,3 +30,24 @@ def test_damaged_cards(tmp_path: Path, tiny: GritLM, card: str) -> None:
     (tmp_path / "store.json").write_text(card)
     with pytest.raises(IngestError, match=r"again|another directory"):
         PassageIndex(tmp_path, tiny, create=True)
+
+
+def test_what_an_interrupted_start_left_is_no_obstacle(tmp_path: Path, tiny: GritLM) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "store.json.4711").write_text("{")
+    assert PassageIndex(tmp_path, tiny, create=True).count() == 0
+
+
+def test_of_two_that_make_an_index_the_second_takes_what_the_first_made(tmp_path: Path, tiny: GritLM) -> None:
+    first = create_card(tmp_path / "store", tiny, 64)
+    assert create_card(tmp_path / "store", tiny, 96) == first
+    with FileLock(tmp_path / "store" / "lock"), pytest.raises(IngestError, match="Another process is writing"):
+        create_card(tmp_path / "store", tiny, 96)
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, tiny: GritLM) -> None:
+    create_card(tmp_path, tiny, 64)
+    with pytest.raises(TypeError):
+        write_card(tmp_path, {"format": object()})
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "lock") == ["store.json"]
+    assert PassageIndex(tmp_path, tiny).splitter.tokens == 64

@@ -10,7 +10,8 @@ from filelock import FileLock
 from index_contents import contents
 
 from grit_integrations import IngestError
-from grit_integrations.ingest import PassageIndex, indexing_run
+from grit_integrations.ingest import IndexProgress, PassageIndex, indexing_run
+from grit_integrations.ingest.file_reader import read_bytes
 
 
 def test_first_run_then_nothing_then_changes(index: PassageIndex, docs: Path) -> None:
@@ -69,6 +70,62 @@ def test_a_bad_file_never_stops_the_others(index: PassageIndex, docs: Path) -> N
     assert len(report.added) == 4
 
 
+def test_odd_names_are_indexed_and_told_apart(index: PassageIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = ["line\nbreak.txt", "quote'\".txt", "escape\x1b[2J.txt", "\u202etxt.exe.txt", "-dash.txt", "nbsp\xa0.txt"]
+    for name in names:
+        (folder / name).write_text(f"This is the file {names.index(name)}.")
+    undecodable = os.fsdecode(b"r\xe9sum\xe9.txt")
+    (folder / undecodable).write_text("Not to be named.")
+    for _ in range(2):
+        report = index.index([folder])
+        assert report.failed.keys() == {str(folder / undecodable)}
+        assert contents(index) == {name: {f"This is the file {names.index(name)}."} for name in names}
+    (folder / names[0]).unlink()
+    assert index.index([folder]).removed == [str(folder / names[0])]
+    assert index.forget([folder / names[1]]).removed == [str(folder / names[1])]
+
+
+def test_a_file_that_is_too_large_is_listed_and_keeps_its_passages(index: PassageIndex, docs: Path) -> None:
+    index.index([docs])
+    (docs / "heart.txt").write_text("The heart pumps blood. " * 1000)
+    report = index.index([docs], max_file_bytes=20_000)
+    assert "--max-file-size" in report.failed[str(docs / "heart.txt")]
+    assert contents(index)["heart.txt"] == {"The heart pumps blood through the body."}
+    assert index.index([docs]).changed == [str(docs / "heart.txt")]
+
+
+def test_a_file_that_does_not_fit_into_memory_is_listed(
+    index: PassageIndex, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path, most: int) -> bytes:
+        if path.name == "heart.txt":
+            raise MemoryError
+        return read_bytes(path, most)
+
+    monkeypatch.setattr(indexing_run, "read_bytes", exhausted)
+    report = index.index([docs])
+    assert report.failed == {str(docs / "heart.txt"): "the file does not fit into memory"}
+    assert len(report.added) == 3
+
+
+def test_files_that_vanish_or_change_kind_after_they_were_found(index: PassageIndex, docs: Path) -> None:
+    found = index.index([docs]).added
+    gone, pipe = docs / "heart.txt", docs / "sky.md"
+
+    def vanish(step: IndexProgress) -> None:
+        if step.done == 0:
+            gone.unlink(missing_ok=True)
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe)
+
+    report = index.index([docs], on_progress=lambda step: None if pipe.is_fifo() else vanish(step))
+    assert report.failed.keys() == {str(gone), str(pipe)}
+    assert len(contents(index)) == len(found)  # until the next run
+    assert len(index.index([docs]).removed) == 2
+
+
 def test_a_file_that_goes_bad_loses_its_passages(index: PassageIndex, docs: Path) -> None:
     index.index([docs])
     (docs / "heart.txt").write_bytes(b"\x00\x01")
@@ -88,7 +145,7 @@ def test_what_cannot_be_opened_keeps_its_passages(
 ) -> None:
     index.index([docs])
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, most: int) -> bytes:
         raise IngestError("the file cannot be opened: Permission denied")
 
     monkeypatch.setattr(indexing_run, "read_bytes", refuse)

@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from grit_integrations.cli.command_group import examples
 from grit_integrations.cli.command_options import DebugOption, DeviceOption
 from grit_integrations.cli.console import console, shown_path
+from grit_integrations.cli.printable import printable
 from grit_integrations.errors import OptionError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _measure(
 def _print(tables: Sequence[Table], *, markdown: bool) -> None:
     for table in tables:
         if markdown:
-            typer.echo(table.markdown() + "\n")
+            typer.echo(printable(table.markdown()) + "\n")
         else:
             console().print(_rich(table), "")
 

@@ -18,6 +18,7 @@ from grit_integrations.cli.command_options import (
     one_of,
 )
 from grit_integrations.cli.console import console
+from grit_integrations.kv.sizes import parse_size
 from grit_integrations.options import MODES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -72,6 +73,15 @@ def index(
             show_default="the index's, else 10GB",
         ),
     ] = None,
+    max_file_size: Annotated[
+        str,
+        typer.Option(
+            "--max-file-size",
+            callback=a_size,
+            metavar="SIZE",
+            help="Larger files are listed and not read, such as 1GB.",
+        ),
+    ] = "100MB",
     forget: Annotated[bool, typer.Option("--forget", help="Remove these paths from the store instead.")] = False,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -90,6 +100,7 @@ def index(
         caching=cast("Caching | None", caching),
         precision=cast("Precision | None", precision),
         cache_size=cache_size,
+        max_file_bytes=parse_size(max_file_size),
         model=model,
         device=device,
     )

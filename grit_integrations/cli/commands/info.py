@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from grit_integrations.cli.amounts import byte_size
 from grit_integrations.cli.command_group import examples
 from grit_integrations.cli.command_options import DEFAULT_STORE, DebugOption, DeviceOption, ModelOption, StoreOption
-from grit_integrations.cli.console import print_facts
+from grit_integrations.cli.console import print_facts, shown_path
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM
@@ -51,7 +51,9 @@ def _facts(grit: GritLM, store: Path) -> dict[str, str]:
         same = origin["fingerprint"] == about["fingerprint"]
         count = PassageIndex(store, grit).count() if same else 0
         lines["Store"] = (
-            f"{store}, {count:,} passages" if same else f"{store}, made by {origin['model']} (another model)"
+            f"{shown_path(store)}, {count:,} passages"
+            if same
+            else f"{shown_path(store)}, made by {origin['model']} (another model)"
         )
     return lines
 

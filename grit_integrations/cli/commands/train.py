@@ -55,7 +55,7 @@ def _print_result(result: TrainResult) -> None:
     best = {name: value for name, value in result.best.items() if name != "sets"}
     if best:
         out.print("Best: " + ", ".join(f"{escape(str(name))} {_number(value)}" for name, value in best.items()))
-    out.print(f"Model: {escape(shown_path(result.model))}   [dim]try: grit info --model {result.model}[/]")
+    out.print(f"Model: {escape(shown_path(result.model))}   [dim]try: grit info --model {escape(str(result.model))}[/]")
 
 
 def _recipe(path: Path, device: str | None) -> TrainConfig:

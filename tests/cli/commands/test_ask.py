@@ -14,6 +14,8 @@ from command_line import RUN, good, refusal
 from grit_integrations import Decoding, GritLM
 from grit_integrations.cli.model_choice import is_bundled
 from grit_integrations.ingest import PassageIndex
+from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION
+from grit_integrations.prompts.formats import Message
 
 
 def quoted(said: str) -> tuple[str, str]:
@@ -81,6 +83,22 @@ def test_passages_that_do_not_fit_are_left_out(docs: Path, tmp_path: Path) -> No
     assert "of 2 passages did not fit" in good("ask", "What?", "--store", store, "--free", "--max-tokens", 32)
     assert "Shorten it" in refusal("ask", "word " * 45, "--store", store, "--free", "--max-tokens", 48)
     assert "one passage have" in refusal("ask", "word " * 45, "--store", store, "--quote", "--max-tokens", 48)
+
+
+@pytest.mark.parametrize("mode", ["off", "query", "query-doc", "doc-query"])
+def test_the_window_is_used_to_its_last_token(mode: str, docs: Path, tmp_path: Path) -> None:
+    short = write_checkpoint(tmp_path / "short", max_position_embeddings=160)
+    store = tmp_path / "s"
+    good("index", docs, "--store", store, "--model", short)
+    grit = GritLM(short).with_options(caching=mode)
+    texts = PassageIndex(store, grit).texts()
+    needed = [
+        len(grit.prompt([Message("user", "What?")], found, query_instruction=QUERY_INSTRUCTION))
+        for found in (texts, texts[:1], texts[1:])
+    ]
+    for free, left in ((160 - needed[0], 0), (160 - needed[0] + 1, 1)):
+        said = good("ask", "What?", "--store", store, "--free", "--max-tokens", free, "--caching", mode)
+        assert ("1 of 2 passages did not fit" in said) == bool(left)
 
 
 def test_a_pipe_gets_plain_lines(store: Path, tmp_path: Path) -> None:

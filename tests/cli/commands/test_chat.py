@@ -11,23 +11,23 @@ from command_line import good, grit
 from grit_integrations import ContextOverflowError, GritLM
 from grit_integrations.cli.commands import chat
 from grit_integrations.cli.conversation import Conversation
+from grit_integrations.prompts.requests import Prompt
 
 
 def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts, passages = [], []
+    prompts: list[Prompt] = []
     stream = tiny.stream
 
-    def spying(self: GritLM, messages: list[object], documents: list[str], **options: object) -> object:
-        prompts.append(messages)
-        passages.append(documents)
-        return stream(messages, documents, **options)
+    def spying(self: GritLM, prompt: Prompt, **options: object) -> object:
+        prompts.append(prompt)
+        return stream(prompt, **options)
 
     monkeypatch.setattr(GritLM, "stream", spying)
     given = "What pumps blood?\n\nAnd at night?\n/new\nWhy do stars shine?\n/quit\nnever asked\n"
     said = good("chat", "--store", store, "--free", "--max-tokens", 4, given=given)
-    assert [len(messages) for messages in prompts] == [1, 3, 1]
-    assert prompts[1][0].content == "What pumps blood?"  # the history has no passages in it
-    assert [len(documents) for documents in passages] == [2, 2, 2]
+    assert [len(prompt.turns) for prompt in prompts] == [1, 3, 1]
+    assert prompts[1].turns[0].content == "What pumps blood?"  # the history has no passages in it
+    assert [len(prompt.documents) for prompt in prompts] == [2, 2, 2]
     assert said.count("Sources") == 3
 
 
