@@ -34,7 +34,7 @@ OTHER = frozenset(
     """
     _self additional_source_nodes after block caching cachings callback_manager callbacks changes client
     collection config context data decoding deep disk_bytes files handler ids index k key keys kwargs
-    llm load margin memory model name namespace new_config node_postprocessors old_config on_progress
+    llm load margin max_file_bytes memory model name namespace new_config node_postprocessors old_config on_progress
     options output_cls overrides passage_vectors path paths persist prefer_cached prefill progress
     response_kwargs return_exceptions response_synthesizer retriever run_manager runtime scores settings skip_condense
     source speeds stop streaming timeout tokens tools top_k top_n truncate update value vectorstore
