@@ -26,9 +26,12 @@ class PlainConsole(Console):
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield what is printed of anything, with control characters spelled out."""
+        """Yield what is printed of anything, with control characters spelled out, and what the terminal cannot show."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            yield segment if segment.control else Segment(self._shown(segment.text), segment.style)
+
+    def _shown(self, text: str) -> str:
+        return printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
 def console(*, stderr: bool = False) -> Console:

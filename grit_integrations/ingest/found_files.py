@@ -41,7 +41,7 @@ def find_files(paths: Sequence[str | Path]) -> FoundFiles:
     found = FoundFiles()
     files: set[Path] = set()
     for place in map(place_of, map(Path, paths)):
-        if not _is_utf8(place):
+        if not is_utf8(place):
             found.unreadable[place] = _NOT_UTF8
         elif place.is_dir():
             files.update(_walk(place, found))
@@ -83,17 +83,17 @@ def _walk(root: Path, found: FoundFiles) -> Iterator[Path]:
             except OSError as error:
                 found.unreadable[path] = f"the file cannot be looked at: {error.strerror}"
                 continue
-            if is_folder and _is_utf8(path):
+            if is_folder and is_utf8(path):
                 folders.append(path)
             elif is_file and path.suffix.lower() not in SUFFIXES:
                 found.ignored += 1
-            elif is_file and _is_utf8(path):  # pipes and sockets would block, dead links are nothing
+            elif is_file and is_utf8(path):  # pipes and sockets would block, dead links are nothing
                 yield path
             elif is_folder or is_file:
                 found.unreadable[path] = _NOT_UTF8
 
 
-def _is_utf8(path: Path) -> bool:
+def is_utf8(path: Path) -> bool:
     """Whether a path can be stored: one of other bytes has lone surrogates in Python."""
     try:
         str(path).encode()

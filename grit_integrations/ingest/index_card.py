@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import IngestError
+from grit_integrations.ingest.file_reader import read_bytes
+from grit_integrations.ingest.found_files import is_utf8
 from grit_integrations.ingest.splitter import PassageSplitter
 from grit_integrations.ingest.write_lock import LOCK, writing_to
 from grit_integrations.model import GritLM
@@ -33,13 +35,13 @@ def read_card(directory: str | Path) -> dict[str, Any] | None:
         return None
     if not directory.is_dir():
         raise IngestError(f"{directory} is a file, not a store. Give a directory.")
-    try:
-        card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (directory / _CARD).exists():
         if any(entry.name != LOCK and not entry.name.startswith(_DRAFT) for entry in directory.iterdir()):
-            raise IngestError(f"{directory} is not empty and holds no store. Give another directory.") from None
+            raise IngestError(f"{directory} is not empty and holds no store. Give another directory.")
         return None
-    except (OSError, ValueError) as error:
+    try:
+        card = json.loads(read_bytes(directory / _CARD))
+    except (IngestError, ValueError, RecursionError) as error:
         raise IngestError(f"{directory / _CARD} cannot be read ({error}). Delete the store and index again.") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
@@ -47,6 +49,10 @@ def read_card(directory: str | Path) -> dict[str, Any] | None:
             f"The store at {directory} has the format {found!r}; this version reads {FORMAT}. Use the version that "
             "made it, or index into another directory."
         )
+    if not (isinstance(card.get("origin"), dict) and isinstance(card["origin"].get("model"), str)):
+        raise IngestError(f"{directory / _CARD} does not name a model. Delete the store and index again.")
+    if not isinstance(card.get("passage_tokens"), int):
+        raise IngestError(f"{directory / _CARD} does not name a passage size. Delete the store and index again.")
     return card
 
 
@@ -71,6 +77,8 @@ def create_card(directory: Path, model: GritLM, passage_tokens: int) -> dict[str
 
     PassageSplitter(model, passage_tokens)  # refuse an impossible size before anything is written
     card = {"format": FORMAT, "origin": asdict(VectorOrigin.of(model)), "passage_tokens": passage_tokens}
+    if not is_utf8(directory):
+        raise IngestError(f"The name of the directory {directory} is not UTF-8, which sqlite and Chroma cannot open.")
     directory.mkdir(parents=True, exist_ok=True)
     with writing_to(directory):
         made = read_card(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,34 @@ def test_what_is_no_store(tmp_path: Path, tiny: GritLM) -> None:
         PassageIndex(tmp_path / "file", tiny, create=True)
 
 
-@pytest.mark.parametrize("card", ["{", "[]", '{"format": 99}', '{"format": 1, "origin": {}, "passage_tokens": 99}'])
+@pytest.mark.parametrize(
+    "card",
+    [
+        *("{", "[]", "\xff", "[" * 100_000, '{"format": 99}', '{"format": 1}'),
+        '{"format": 1, "origin": {}, "passage_tokens": 99}',
+        '{"format": 1, "origin": [], "passage_tokens": 99}',
+        '{"format": 1, "origin": {"model": 1}, "passage_tokens": 99}',
+        '{"format": 1, "origin": {"model": "grit-mini"}, "passage_tokens": 99}',
+        '{"format": 1, "origin": {"model": "grit-mini"}, "passage_tokens": "99"}',
+    ],
+)
 def test_damaged_cards(tmp_path: Path, tiny: GritLM, card: str) -> None:
-    (tmp_path / "store.json").write_text(card)
+    (tmp_path / "store.json").write_text(card, encoding="latin-1")
     with pytest.raises(IngestError, match=r"again|another directory"):
         PassageIndex(tmp_path, tiny, create=True)
+
+
+def test_a_pipe_in_the_place_of_a_card_never_blocks(tmp_path: Path, tiny: GritLM) -> None:
+    os.mkfifo(tmp_path / "store.json")
+    with pytest.raises(IngestError, match=r"cannot be read \(it is no regular file any more\)"):
+        PassageIndex(tmp_path, tiny, create=True)
+
+
+def test_a_directory_that_is_not_utf8_is_refused_before_it_is_made(tmp_path: Path, tiny: GritLM) -> None:
+    place = tmp_path / os.fsdecode(b"ind\xe9x")
+    with pytest.raises(IngestError, match="not UTF-8"):
+        PassageIndex(place, tiny, create=True)
+    assert not place.exists()
 
 
 def test_what_an_interrupted_start_left_is_no_obstacle(tmp_path: Path, tiny: GritLM) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from grit_integrations.cli.command_group import examples
 from grit_integrations.cli.command_options import AnswerOptions, DebugOption, spread_options
 from grit_integrations.cli.console import console, is_terminal, print_error
-from grit_integrations.errors import GritError
+from grit_integrations.errors import GritError, PromptError
 
 if TYPE_CHECKING:
     from grit_integrations.cli.conversation import Conversation
@@ -55,8 +55,17 @@ def _answer(conversation: Conversation, question: str, *, keep_going: bool) -> N
 
 
 def _next_line(prompting: bool) -> str | None:
-    """Return the next question, or `None` at the end of the input."""
+    """Return the next question, or `None` at the end of the input.
+
+    Raises:
+        PromptError: the input is no text.
+    """
     try:
         return input("› " if prompting else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"The input is not {error.encoding.upper()} (byte 0x{error.object[error.start]:02x}). Convert it first, "
+            "for example: iconv -f latin1 -t utf-8"
+        ) from None

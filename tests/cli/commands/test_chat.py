@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command_line import good, grit
+from command_line import RUN, good, grit
 
 from grit_integrations import ContextOverflowError, GritLM
 from grit_integrations.cli.commands import chat
@@ -34,6 +37,23 @@ def test_chat_remembers(store: Path, tiny: GritLM, monkeypatch: pytest.MonkeyPat
 def test_chat_quotes_and_ends_with_the_input(store: Path) -> None:
     said = good("chat", "--store", store, "--quote", given="What pumps blood?\nAnd at night?\n")
     assert len(re.findall(r"“[^”]+” \[[12]\]", said)) == 2
+
+
+def test_input_that_is_no_text_is_refused_in_one_line(store: Path) -> None:
+    command = [sys.executable, "-c", RUN, "chat", "--store", str(store)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, input=b"caf\xe9?\n", capture_output=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"Error: The input is not UTF-8 (byte 0xe9)"), done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_terminal_that_knows_ascii_only_shows_the_rest_spelled_out(store: Path) -> None:
+    command = [sys.executable, "-c", RUN, "ask", "What pumps blood?", "--quote", "--store", str(store)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"\\u201c")
 
 
 def test_a_person_keeps_the_chat_when_a_question_fails(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
