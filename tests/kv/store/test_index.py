@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store_child import make_block, same
 from store_processes import block_files
 
-from grit_integrations.kv.policy import Speeds
+from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store.store import KVCacheStore
 
 KEYS = ["aa", "bb", "cc"]
