@@ -67,7 +67,7 @@ def test_the_readme_works_on_the_package_index() -> None:
 
 ORDER = """
 quickstart models langchain llama-index chroma cli caching quoting reranking training evaluation benchmarks
-architecture contributing changelog
+reliability architecture contributing changelog
 """
 
 

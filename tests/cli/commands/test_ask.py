@@ -36,7 +36,7 @@ def test_index_ask_and_forget(docs: Path, tmp_path: Path, tiny_path: Path) -> No
     (docs / "y.bin").write_bytes(b"\x00")
     second = good("index", docs, "--store", store)  # the store's model
     assert "Files: 1 added, 1 unchanged, 1 removed, 1 not readable, 1 of other kinds" in second
-    assert re.search(r"x\.pdf: the file is no readable PDF", second)
+    assert "x.pdf: the file is no readable PDF" in " ".join(second.split())  # a long path moves the lines' ends
     asked = good("ask", "What pumps blood?", "--store", store, "--quote", "-k", 2)
     quote, number = quoted(asked)
     source = next(line for line in asked.splitlines() if line.startswith(f" [{number}]")).split()[2]
