@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from checkpoints import write_checkpoint
 
 from grit_integrations import GritLM, unload_all
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,6 +39,14 @@ def tiny(tiny_path: Path) -> GritLM:
 def mini() -> GritLM:
     """The bundled grit-mini, loaded: proves meaning."""
     return GritLM.bundled()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> ClientAPI:
+    """A Chroma client on a folder of its own."""
+    from grit_integrations.chroma import persistent_client
+
+    return persistent_client(tmp_path / "chroma")
 
 
 @pytest.fixture(autouse=True, scope="module")

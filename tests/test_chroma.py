@@ -13,6 +13,7 @@ import chromadb
 import numpy as np
 import pytest
 from checkpoints import write_checkpoint
+from chroma_records import IDS, TEXTS
 from chromadb.api import ClientAPI
 from chromadb.config import Settings
 from langchain_chroma import Chroma
@@ -31,14 +32,6 @@ from grit_integrations.chroma import (
 )
 from grit_integrations.langchain import GritEmbeddings
 from grit_integrations.llama_index import GritEmbedding
-
-TEXTS = ["The heart pumps blood.", "Stars shine by fusion.", "A railway crosses the plain."]
-IDS = ["heart", "stars", "railway"]
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> ClientAPI:
-    return persistent_client(tmp_path / "chroma")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chroma_records import IDS, TEXTS
 from chromadb.api import ClientAPI
 from chromadb.errors import ChromaError
 from llama_index.core.ingestion import IngestionPipeline
@@ -23,15 +24,6 @@ from grit_integrations.chroma import (
     stamp,
 )
 from grit_integrations.llama_index import GritEmbedding
-
-TEXTS = ["The heart pumps blood.", "Stars shine by fusion.", "A railway crosses the plain."]
-IDS = ["heart", "stars", "railway"]
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> ClientAPI:
-    return persistent_client(tmp_path / "chroma")
-
 
 # Many records, many programs
 

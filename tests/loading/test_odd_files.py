@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_files import ODD, Odd, is_untouched, make_link_to_a_file, outside, put_in_place
+from odd_files import ODD, Odd, is_untouched, make_link_to_a_file, outcome, outside, put_in_place
 
 from grit_integrations import GritLM, ModelLoadError
 from grit_integrations.loading import digests
@@ -32,23 +30,6 @@ NAMES = [
     "adapter_model.safetensors",
 ]
 KINDS = [make for make in ODD if make is not make_link_to_a_file]  # which is how the hub's cache holds every file
-
-
-def outcome(work: Callable[[], object]) -> BaseException | None:
-    """Return what a call raises; one that waits for ever fails."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive(), "it waits"
-    return raised[0] if raised else None
 
 
 @pytest.fixture

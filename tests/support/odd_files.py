@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +83,20 @@ def put_in_place(path: Path, make: Odd) -> None:
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     make(path)
+
+
+def outcome(work: Callable[[], object]) -> BaseException | None:
+    """Return what a call raises; one that waits for ever, as on a pipe, fails."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "it waits"
+    return raised[0] if raised else None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_files import ODD, Odd, is_untouched, make_folder, outside, put_in_place
+from odd_files import ODD, Odd, is_untouched, make_folder, outcome, outside, put_in_place
 from store_child import make_block, same
 from store_processes import block_files
 
@@ -35,24 +34,6 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "a temporary file": lambda kv: kv / "tmp" / f"{'0' * 8}-1-{'1' * 32}-{'2' * 32}",
     "a quarantined file": lambda kv: kv / "quarantine" / f"1-{KEY}-{'0' * 32}.safetensors",
 }
-
-
-def promptly(work: Callable[[], object]) -> None:
-    """Run something that might wait for ever, and fail instead."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive(), "it waits"
-    if raised:
-        raise raised[0]
 
 
 def use(store: KVCacheStore) -> None:
@@ -86,7 +67,8 @@ def test_whatever_stands_there_costs_a_miss(tmp_path: Path, place: str, make: Od
     outsiders = outside(kv / "any")
     opened = KVCacheStore(kv, ram_bytes=0) if when == "while it is open" else None
     put_in_place(PLACES[place](kv), make)
-    promptly(lambda: use(opened or KVCacheStore(kv, ram_bytes=0)))
+    if error := outcome(lambda: use(opened or KVCacheStore(kv, ram_bytes=0))):
+        raise error
     assert block_files(kv) == []
     assert is_untouched(outsiders)
 

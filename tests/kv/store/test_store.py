@@ -8,19 +8,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from store_child import large_block, make_block, same
 from store_processes import block_files, run_child
 
 from grit_integrations.errors import CacheError, CacheFullError, OptionError
 from grit_integrations.kv.blocks import KVBlock
-from grit_integrations.kv.sizes import format_size, parse_size
 from grit_integrations.kv.speeds import Speeds
 from grit_integrations.kv.store import files
 from grit_integrations.kv.store.store import KVCacheStore
@@ -357,52 +353,6 @@ def test_a_forked_child_computes_with_what_it_reads(tmp_path: Path) -> None:
     run_child("compute_in_a_fork", tmp_path, "aa")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"precision": "int4"},
-        {"max_bytes": "ten"},
-        {"ram_bytes": -1},
-        *(
-            {"namespace": wrong}
-            for wrong in ("\ud800", "a\0b", "a\nb", "\x1b[2J", "\x85", "x" * 257, "x" * 3_000_000, 5, b"a")
-        ),
-    ],
-    ids=lambda wrong: repr(wrong)[:40],
-)
-def test_wrong_options_are_told(wrong: dict[str, object]) -> None:
-    with pytest.raises(OptionError):
-        KVCacheStore(None, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="hexadecimal"):
-        KVCacheStore(None).put("../aa", make_block("aa"))
-
-
-@pytest.mark.parametrize("namespace", ["\ud800", "a\0b", "x" * 3_000_000, 5])
-def test_a_namespace_that_cannot_be_is_not_one_without_blocks(namespace: Any) -> None:
-    with pytest.raises(OptionError, match="up to 256 characters") as raised:
-        KVCacheStore(None).delete(namespace=namespace)
-    assert len(str(raised.value)) < 300
-
-
-@pytest.mark.parametrize("namespace", ["x" * 256, "\U0001f98a" * 256, "müller & söhne/ 'x'; --"])
-def test_the_longest_and_oddest_namespaces_that_can_be(tmp_path: Path, namespace: str) -> None:
-    with KVCacheStore(tmp_path, namespace=namespace) as store:
-        store.put("aa", make_block("aa"))
-    with KVCacheStore(tmp_path, namespace=namespace, ram_bytes=0) as store:
-        assert same(store.get("aa"), make_block("aa")) and store.stats().namespaces.keys() == {namespace}
-        assert store.verify(progress=False).quarantined == 0 and store.delete(namespace=namespace) == 1
-
-
-@pytest.mark.parametrize("key", ["\ud800", "", "a", "../aa", "AA", "aa\n", "a" * 129, 5, None])
-def test_what_is_no_key_is_not_there(tmp_path: Path, key: Any) -> None:
-    with KVCacheStore(tmp_path, strict=True) as store:
-        assert store.get(key) is store.peek(key) is store.disk_bytes(key) is None
-        assert store.contains([key]) == [False] and not store.admit(key, 2) and store.delete([key]) == 0
-        store.prefetch([key])
-        with pytest.raises(OptionError, match="is not a key"):
-            store.put(key, make_block("aa"))
-
-
 def test_a_block_of_a_precision_that_no_file_holds_stays_in_ram(tmp_path: Path) -> None:
     wide = torch.ones(1, 1, 2, 4, dtype=torch.float64)
     with KVCacheStore(tmp_path) as store:
@@ -410,30 +360,3 @@ def test_a_block_of_a_precision_that_no_file_holds_stays_in_ram(tmp_path: Path) 
         store.flush()
         assert (store.stats().write_failures, store.stats().blocks) == (1, 0)
     assert not list((tmp_path / "tmp").iterdir())
-
-
-@given(st.integers(0, 10**15), st.sampled_from(["", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"]))
-def test_sizes_are_exact(number: int, unit: str) -> None:
-    power = "BKMGT".index((unit or "B")[0].upper())
-    base = 1024 if "i" in unit else 1000
-    assert parse_size(f"{number}{unit}") == parse_size(f" {number} {unit.lower()} ") == number * base**power
-    assert parse_size(number) == number
-
-
-@given(st.one_of(st.text(), st.integers(max_value=-1), st.booleans(), st.none(), st.floats()))
-def test_other_sizes_are_refused_or_read(value: object) -> None:
-    try:
-        assert parse_size(value) >= 0  # type: ignore[arg-type]
-    except OptionError as error:
-        assert "512MB" in str(error)
-
-
-def test_sizes_for_people() -> None:
-    assert [format_size(size) for size in (0, 999, 98_307_384, 1.5e9, 2e12)] == [
-        "0 B",
-        "999 B",
-        "98.3 MB",
-        "1.5 GB",
-        "2.0 TB",
-    ]
-    assert parse_size("1.5GiB") == 3 * 2**29 and parse_size("0.5 kB") == 500
