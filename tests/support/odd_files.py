@@ -97,6 +97,6 @@ def outcome(work: Callable[[], object]) -> BaseException | None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(30)
     assert not thread.is_alive(), "it waits"
     return raised[0] if raised else None
