@@ -12,6 +12,7 @@ from typing import Any
 
 from grit_integrations.errors import ModelLoadError
 
+_LONGEST_NAME = 255  # bytes
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses longer ones
 
 
@@ -96,9 +97,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _listed(index: Path) -> list[Path]:
     files = read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+    if not isinstance(files, dict) or not all(map(_is_file_name, files.values())):
         raise ModelLoadError(f"{index} does not say which tensor is in which file. Download it again.")
-    return [index.with_name(Path(file).name) for file in sorted(set(files.values()))]
+    return [index.with_name(file) for file in sorted(set(files.values()))]
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether a shard can have this name, in the checkpoint's own folder and in any file system."""
+    named = isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+    return named and len(str(name).encode(errors="replace")) <= _LONGEST_NAME
 
 
 def _header(shard: Path) -> tuple[dict[str, Any], int]:

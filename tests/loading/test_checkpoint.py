@@ -210,3 +210,28 @@ def test_a_device_map_goes_to_transformers(tiny: GritLM, tiny_path: Path) -> Non
     placed = GritLM.from_pretrained(tiny_path, device_map={"": "cpu"})
     assert placed.lm is not tiny.lm
     assert (placed.embed_documents(["text"]) == tiny.embed_documents(["text"])).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "/", "a/b.safetensors", "../b.safetensors", "config.json", "x" * 300 + ".safetensors", 5, None],
+)
+def test_an_index_names_files_of_its_own_folder(tiny_path: Path, tmp_path: Path, name: object) -> None:
+    copy = Path(shutil.copytree(tiny_path, tmp_path / "model"))
+    index = copy / "model.safetensors.index.json"
+    found = json.loads(index.read_text())
+    found["weight_map"][next(iter(found["weight_map"]))] = name
+    index.write_text(json.dumps(found))
+    with pytest.raises(ModelLoadError, match="does not say which tensor is in which file"):
+        GritLM.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", ["a\0b.safetensors", "\ud800.safetensors", " .safetensors"])
+def test_an_index_may_name_what_is_not_there(tiny_path: Path, tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(tiny_path, tmp_path / "model"))
+    index = copy / "model.safetensors.index.json"
+    found = json.loads(index.read_text())
+    found["weight_map"][next(iter(found["weight_map"]))] = name
+    index.write_text(json.dumps(found))
+    with pytest.raises(ModelLoadError, match="shards missing"):
+        GritLM.from_pretrained(copy)
