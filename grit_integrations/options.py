@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from inspect import cleandoc
 from typing import Any, ClassVar, Literal, Self, TypedDict, cast, get_args
 
 from grit_integrations.errors import OptionError
@@ -136,8 +137,9 @@ class Options:
     @classmethod
     def descriptions(cls) -> dict[str, str]:
         """Return what the class's docstring says of each option; nothing where Python has dropped docstrings."""
-        _, _, attributes = (cls.__doc__ or "").partition("Attributes:")
-        entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", attributes, re.MULTILINE)
+        written = cleandoc(cls.__doc__ or "")  # Python 3.13 has taken the indentation away already
+        _, _, attributes = written.partition("Attributes:")
+        entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
         names = [option.name for option in fields(cls)]
         return {name: " ".join(text.split()) for name, text in entries if name in names}
 
