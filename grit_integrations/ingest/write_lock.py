@@ -20,7 +20,7 @@ def writing_to(directory: Path) -> Iterator[None]:
     Raises:
         IngestError: another process or thread holds it, or nothing can be written there.
     """
-    lock = FileLock(directory / LOCK, timeout=0, is_singleton=True)
+    lock = FileLock(directory.resolve() / LOCK, timeout=0, is_singleton=True)  # one lock by whichever path
     try:
         lock.acquire()
     except Timeout:
