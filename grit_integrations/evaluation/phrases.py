@@ -9,3 +9,9 @@ INSTRUCTIONS = {
     "sentence": "Given a few words, retrieve the passage they come from",
 }  # of queries, by what kind of query they are
 NO_ANSWER = "The context does not say."  # the response where a passage does not hold the answer
+SENTENCE_REQUESTS = (
+    "Answer in a full sentence.",
+    "Answer in one sentence.",
+    "Reply with a complete sentence.",
+    "Give the answer in a sentence.",
+)  # behind a question that is to be answered by a sentence instead of by the words alone

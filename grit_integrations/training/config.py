@@ -75,7 +75,7 @@ class DataConfig:
 class RagConfig:
     """Questions answered from documents, read in blocks as the caching modes read them."""
 
-    folder: str = "rag"  # of {"question": ..., "context": ..., "answer": ...} files, below `data.data`
+    folder: str = "rag"  # of {"context": ..., "questions": [{"question": ..., "answer": ...}]} files, below `data.data`
     weights: dict[str, float] = field(default_factory=dict)  # file pattern -> times an epoch sees a row
     weight: float = 1.0  # of the loss in the sum
     every: int = 1  # takes part in every N-th step
@@ -83,7 +83,10 @@ class RagConfig:
     context_lengths: tuple[int, ...] = (0, 250, 600, 1100)  # characters around the answer; 0 is its sentence
     context_shares: tuple[float, ...] = (0.6, 0.18, 0.14, 0.08)  # of batches
     caching: dict[Caching, float] = field(default_factory=lambda: {"off": 0.5, "doc": 0.5})  # mode -> share of the rows
-    several: float = 0.08  # share of the rows with two more documents, from other questions
+    questions: int = 4  # of a context at once, at most
+    several: float = 0.08  # share of the rows with two more documents, which look alike or are from other questions
+    absent: float = 0.0  # share of the rows without the document that answers: then the context does not say
+    sentences: float = 0.0  # share of the questions that ask for a sentence, where one of the context answers
     free: float = 0.4  # weight of the cross-entropy over the whole vocabulary
     quoted: float = 1.0  # over the tokens that quoting allows; an answer's first token counts once more by itself
     pointed: float = 1.0  # of where the last layer's first heads look; 0 for models whose attention is not Mistral's
@@ -212,7 +215,7 @@ def check_window(config: TrainConfig, window: int) -> None:
 
 
 _POSITIVE = (
-    *("embedding_every", "generative_every", "rag.every", "rag.tokens", "rag.pointers"),
+    *("embedding_every", "generative_every", "rag.every", "rag.tokens", "rag.pointers", "rag.questions"),
     *("steps", "accumulate", "embedding_tokens", "embedding_pairs", "generative_tokens"),
     *("reranking.every", "reranking.tokens", "reranking.passages"),
     *("bag_tokens", "temperature", "evaluate_every", "checkpoint_every", "keep_checkpoints", "threads", "minutes"),
@@ -230,6 +233,8 @@ def _check_numbers(config: TrainConfig) -> None:
         if value is not None and value <= 0:
             raise ConfigError(f"{name} is {value}. It must be above 0.")
     shares = {"data.instruction_dropout": config.data.instruction_dropout}
+    if config.rag is not None:
+        shares |= {f"rag.{name}": getattr(config.rag, name) for name in ("several", "absent", "sentences")}
     if config.reranking is not None:
         shares["reranking.listwise"] = config.reranking.listwise
     if config.lora is not None:

@@ -8,8 +8,9 @@ folders `corpus` (`title`, `text`, `source`), `pairs` (`query`, `positive`, `sou
 
     embedding/SOURCE.jsonl              {"query": ..., "pos": [...], "neg": []}
     generative/SOURCE.jsonl             {"text": "..."} or {"text": [instruction, response]}
-    rag/SOURCE.jsonl                    {"question": ..., "context": ..., "answer": ...}, the answer being words of the
-                                        context
+    rag/SOURCE.jsonl                    {"context": ..., "questions": [{"question": ..., "answer": ...}, ...],
+                                        "others": [...]}, an answer being words of the context, or empty where it does
+                                        not say; others are contexts of the same document
     evaluation/retrieval/NAME.jsonl     {"query": ..., "pos": [...]}, with NAME.corpus.jsonl {"text": ...} beside it
     evaluation/generation/NAME.jsonl    {"text": [instruction, response]}, of a question on a passage with "question",
                                         "context" (title and passage, as it is read), "title" and "answer" beside it
@@ -24,7 +25,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ RETRIEVAL_PASSAGES = 1000
 GENERATION_ROWS = 200
 HUMAN_ROWS = 600  # of each set of human questions: what the answers are measured on
 RULE_WORDS = 5  # shorter questions that a rule made ("What is it?") fit any passage
+HUMAN = ("squad", "selqa", "covid-qa")  # sources whose questions people asked
+NEIGHBOURS = 6  # contexts of the same document beside one, at most
 SMALLEST_SET = 50  # an evaluation set of fewer rows is left out
 HANDWRITTEN = "handwritten"
 
@@ -205,6 +208,7 @@ def _without_held_out_definitions(rows: Converted, questions: list[JsonRow], pai
 
 
 def _add_questions(rows: Converted, questions: Iterable[JsonRow], overlap: Overlap) -> None:
+    asked_of: dict[str, list[tuple[str, str, JsonRow]]] = defaultdict(list)
     for row in questions:
         source = row["source"]
         context = f"{row['title']} {row['context']}"
@@ -219,10 +223,33 @@ def _add_questions(rows: Converted, questions: Iterable[JsonRow], overlap: Overl
                 rows.retrieval[f"questions-{_group(source)}"].append(pair)
         else:
             rows.generative[source].append({"text": text})
-            if row["answer"].strip() and row["answer"] in context:
-                rows.rag[source].append({"question": row["question"], "context": context, "answer": row["answer"]})
+            answer = row["answer"] if row["answer"].strip() else ""
+            if answer in context:
+                asked_of[context].append((source, row["title"], {"question": row["question"], "answer": answer}))
             if source.startswith("rule:") and len(row["question"].split()) >= RULE_WORDS:
                 rows.embedding[source].append({**pair, "neg": []})
+
+    _add_asked(rows, asked_of)
+
+
+def _add_asked(rows: Converted, asked_of: Mapping[str, Sequence[tuple[str, str, JsonRow]]]) -> None:
+    """Add a row for each context: all questions about it, and for human ones other contexts of the same document."""
+    documents: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for context, asked in asked_of.items():
+        documents[asked[0][:2]].append(context)
+    for context, asked in asked_of.items():
+        source, title, _ = asked[0]
+        row: JsonRow = {"context": context, "questions": [question for _, _, question in asked]}
+        if source.startswith(HUMAN):
+            row["others"] = _neighbours(documents[source, title], context)
+        rows.rag[source].append(row)
+
+
+def _neighbours(contexts: Sequence[str], context: str) -> list[str]:
+    """Return the contexts around one in its document, the nearest first."""
+    at = contexts.index(context)
+    places = sorted(range(len(contexts)), key=lambda place: abs(place - at))
+    return [contexts[place] for place in places[1 : 1 + NEIGHBOURS]]
 
 
 def _add_handwritten(rows: Converted, corpus: list[JsonRow], path: Path) -> None:

@@ -70,7 +70,8 @@ def _answers(folder: Path) -> dict[str, set[str]]:
     for path in row_files(folder) if folder.is_dir() else ():
         file = RowFile(path, parse_question)
         for index in range(len(file)):
-            found[file[index].question].add(file[index].answer.lower())
+            for each in file[index].asked:
+                found[each.question].update([each.answer.lower()] if each.answer else [])
     return found
 
 

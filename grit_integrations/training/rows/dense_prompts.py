@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -54,6 +55,51 @@ def dense_prompt(plan: Plan, answer: Sequence[int]) -> DensePrompt:
         kept[row + block.drop : end] = True
         row, placed = end, placed + len(block.placed)
     return DensePrompt(tuple(token for block in blocks for token in block.ids), tuple(positions), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Prompts that begin alike, as one row: the beginning once, then the rest of each, which sees no other rest.
+
+    Attributes:
+        prompt: the row.
+        shared: how many tokens the beginning has.
+        starts: where in the row each rest starts.
+    """
+
+    prompt: DensePrompt
+    shared: int
+    starts: tuple[int, ...]
+
+
+def branch(prompts: Sequence[DensePrompt], own: Sequence[int]) -> Branches:
+    """Return prompts as one row, in which each token sees what it sees in its prompt.
+
+    Args:
+        prompts: at least one.
+        own: how many tokens at the end of each are its own, however much alike they are.
+    """
+    first, rests = prompts[0], [len(prompt.ids) - count for prompt, count in zip(prompts, own, strict=True)]
+    shared = min(_alike(first, prompt, most) for prompt, most in zip(prompts, rests, strict=True))
+    while bool(first.seen[:shared, shared:].any()):  # a block that is read both ways is shared whole or not at all
+        shared -= 1
+    tails = [len(prompt.ids) - shared for prompt in prompts]
+    starts = [shared + sum(tails[:index]) for index in range(len(tails))]
+    total = shared + sum(tails)
+    seen = torch.zeros(total, total, dtype=torch.bool)
+    seen[:shared, :shared] = first.seen[:shared, :shared]
+    for prompt, start, tail in zip(prompts, starts, tails, strict=True):
+        seen[start : start + tail, :shared] = prompt.seen[shared:, :shared]
+        seen[start : start + tail, start : start + tail] = prompt.seen[shared:, shared:]
+    ids = (*first.ids[:shared], *(token for prompt in prompts for token in prompt.ids[shared:]))
+    places = (*first.positions[:shared], *(place for prompt in prompts for place in prompt.positions[shared:]))
+    return Branches(DensePrompt(ids, places, seen), shared, tuple(starts))
+
+
+def _alike(one: DensePrompt, other: DensePrompt, most: int) -> int:
+    """Return with how many tokens, at their positions, two prompts begin alike; `most` at most."""
+    pairs = zip(one.ids, other.ids, one.positions, other.positions, strict=False)
+    return min(most, sum(1 for _ in takewhile(lambda each: each[0] == each[1] and each[2] == each[3], pairs)))
 
 
 @dataclass(frozen=True, slots=True)

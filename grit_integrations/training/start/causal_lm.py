@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     MistralConfig,
     MistralForCausalLM,
@@ -50,7 +51,10 @@ def check_checkpoint(checkpoint: str) -> None:
 def load_model(checkpoint: str) -> PreTrainedModel:
     """Return the causal LM of a checkpoint directory in float32, without a sliding window."""
     check_checkpoint(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    if hasattr(config, "sliding_window"):  # which not every architecture has
+        config.sliding_window = None
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, use_safetensors=True, sliding_window=None, local_files_only=True
+        checkpoint, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     return model

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 from recipes import RECIPE, tiny_recipe
 
 from grit_integrations import ConfigError, DataError
-from grit_integrations.evaluation.labelled_texts import IGNORED
+from grit_integrations.evaluation.labelled_texts import IGNORED, PromptEncoder
+from grit_integrations.evaluation.phrases import NO_ANSWER
 from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.config import ModelConfig, RagConfig, config_from_table
 from grit_integrations.training.objectives.pointers import pointer_loss, pointer_scores
-from grit_integrations.training.objectives.rag import Example, rag_batch, rag_row
+from grit_integrations.training.rows.question_rows import Asked
+from grit_integrations.training.rows.rag_rows import Example, RagRow, rag_batch, rag_rows
 from grit_integrations.training.start.from_nothing.workspace import fold_workspace
 from grit_integrations.training.trainer import Run
 
@@ -35,6 +38,7 @@ READER = ModelConfig(
     workspace=351,
 )
 TOWNS = ("Arnwick", "Belford", "Corham", "Denby", "Elsdon", "Falstone", "Greta", "Hexley")
+OTHERS = ["The bridge is made of stone.", "The school has a garden.", "The road leads to the sea."]
 EVERY_MODE: dict[Caching, float] = dict.fromkeys(CACHINGS, 1.0)
 
 
@@ -49,7 +53,9 @@ def data(tmp_path: Path) -> Path:
     for _ in range(60):
         town, year = rng.choice(TOWNS), str(rng.randint(1700, 1999))
         context = f"The hills are green. The mill of {town} was built in {year}. It stands by the river."
-        rows.append({"question": f"When was the mill of {town} built?", "context": context, "answer": year})
+        asked = [{"question": f"When was the mill of {town} built?", "answer": year}]
+        asked.append({"question": "What stands by it?", "answer": rng.choice(["river", ""])})
+        rows.append({"context": context, "questions": asked, "others": OTHERS})
     (folder / "rag" / "mills.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -60,32 +66,88 @@ def recipe(output: Path, data: Path, **changes: Any) -> TrainConfig:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, data=str(data)), **settings)
 
 
+def one(encoder: PromptEncoder, asked: str, documents: tuple[str, ...], answer: str, caching: Caching) -> RagRow:
+    (row,) = rag_rows(encoder, Example(documents, 0, (Asked(asked, answer),), caching), quoted=True)
+    return row
+
+
 def test_a_row_has_the_labels_the_pointers_and_what_quoting_allows(tmp_path: Path, data: Path) -> None:
     encoder = Run(recipe(tmp_path / "run", data)).encoder
     document = "The mill was built in 1850, not in 1840. In 1850 it burned."
     for caching in CACHINGS:
-        row = rag_row(encoder, Example("When was it built?", (document, "Other words."), 0, "1850", caching))
+        row = one(encoder, "When was it built?", (document, "Other words."), "1850", caching)
         batch = rag_batch([row, row], pad=encoder.pad, vocabulary=len(encoder.tokenizer))
-        assert encoder.prompts.decode(row.answer) == "1850"
-        assert row.answer[-1] == encoder.prompts.eos_id
+        ids = row.answers[0].ids
+        assert encoder.prompts.decode(ids) == "1850"
+        assert ids[-1] == encoder.prompts.eos_id
         counted = batch.labels[0] != IGNORED
-        assert tuple(batch.labels[0][counted].tolist()) == row.answer
-        ask = int(batch.asks[0])
+        assert tuple(batch.labels[0][counted].tolist()) == ids
+        ask = row.answers[0].ask
+        assert batch.asks[0].nonzero().flatten().tolist() == [ask]
         assert counted.nonzero()[0].item() == ask
-        assert batch.prompts.ids[0, ask + 1].item() == row.answer[0]
+        assert batch.prompts.ids[0, ask + 1].item() == ids[0]
         pointed = batch.prompts.ids[0][batch.starts[0]].tolist()
-        assert pointed == [row.answer[0]] * 2  # both places in the gold document
-        allowed = batch.allowed[: len(row.answer)]
-        assert bool(allowed[range(len(row.answer)), row.answer].all())
+        assert pointed == [ids[0]] * 2  # both places in the gold document
+        assert batch.allowed is not None
+        allowed = batch.allowed[: len(ids)]
+        assert bool(allowed[range(len(ids)), ids].all())
         assert 2 < int(allowed[0].sum()) < 40  # words of the documents, not the vocabulary
         assert encoder.prompts.eos_id not in allowed[0].nonzero().flatten().tolist()
 
 
 def test_an_answer_inside_a_word_costs_nothing(tmp_path: Path, data: Path) -> None:
     encoder = Run(recipe(tmp_path / "run", data)).encoder
-    row = rag_row(encoder, Example("What?", ("Windmills turn.",), 0, "mill", "off"))
-    assert row.allowed == tuple((token,) for token in row.answer)
-    assert row.starts == ()
+    (answer,) = one(encoder, "What?", ("Windmills turn.",), "mill", "off").answers
+    assert answer.allowed == tuple((token,) for token in answer.ids)
+    assert answer.starts == ()
+
+
+@pytest.mark.parametrize("caching", CACHINGS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_questions_on_the_same_documents_are_read_as_if_alone(
+    tmp_path: Path, data: Path, caching: Caching, count: int
+) -> None:
+    run = Run(recipe(tmp_path / "run", data))
+    documents = ("The mill was built in 1850.", "It burned in 1860.")[:count]
+    asked = (
+        Asked("When was it built?", "1850"),
+        Asked("When was it sold?", ""),
+        Asked("When? Say it.", "1850", "It was 1850."),
+    )
+    together = rag_rows(run.encoder, Example(documents, 0, asked, caching), quoted=True)
+    alone = [
+        row for each in asked for row in rag_rows(run.encoder, Example(documents, 0, (each,), caching), quoted=True)
+    ]
+    assert (len(together) == 1) == (not caching.startswith("query"))  # there the question stands in front
+    assert sum(len(row.prompt.ids) for row in together) <= sum(len(row.prompt.ids) for row in alone)
+
+    def predicted(rows: list[RagRow]) -> tuple[torch.Tensor, list[int]]:
+        batch = rag_batch(rows, pad=run.encoder.pad, vocabulary=len(run.encoder.tokenizer))
+        counted = batch.labels != IGNORED
+        assert int(batch.asks.sum()) == len(batch.starts) == 3
+        with torch.no_grad():
+            hidden, _ = run.module.prompt_states(batch.prompts)
+        return hidden[counted], batch.labels[counted].tolist()
+
+    (states, labels), (wanted, expected) = predicted(together), predicted(alone)
+    assert labels == expected
+    assert torch.allclose(states, wanted, atol=1e-5)
+    assert [answer.allowed for row in together for answer in row.answers] == [row.answers[0].allowed for row in alone]
+
+
+def test_rows_say_what_a_recipe_asks_for(tmp_path: Path, data: Path) -> None:
+    def said(**settings: Any) -> list[str]:
+        rag = RagConfig(tokens=400, caching={"off": 1.0}, quoted=0.0, pointed=0.0, **settings)
+        run = Run(recipe(tmp_path / "run", data, rag=rag))
+        batches = [run.objectives[-1].next_batch() for _ in range(5)]
+        assert all(batch.allowed is None for batch in batches)
+        labels = torch.cat([batch.labels[batch.labels != IGNORED] for batch in batches]).tolist()
+        ends = [0, *(at + 1 for at, token in enumerate(labels) if token == run.encoder.prompts.eos_id)]
+        return [run.encoder.prompts.decode(labels[start:end]) for start, end in pairwise(ends)]
+
+    assert any(text.isdigit() for text in said())
+    assert set(said(absent=1.0, several=1.0)) == {NO_ANSWER}
+    assert any(text.startswith("The mill of") for text in said(sentences=1.0))
 
 
 @pytest.mark.parametrize("caching", ["off", "doc"])
@@ -93,13 +155,14 @@ def test_pointer_scores_are_the_attention_of_the_last_layer(tmp_path: Path, data
     run = Run(recipe(tmp_path / "run", data))
     run.start.wake(run.model)
     rows = [
-        rag_row(run.encoder, Example("When was it built?", (text,), 0, "1850", caching))
+        one(run.encoder, "When was it built?", (text,), "1850", caching)
         for text in ("Built in 1850.", "The mill was built in the year 1850, they say.")
     ]
     batch = rag_batch(rows, pad=run.encoder.pad, vocabulary=len(run.encoder.tokenizer))
     with torch.no_grad():
         _, before = run.module.prompt_states(batch.prompts)
-        scores = pointer_scores(run.model, before, batch.prompts, batch.asks, heads=6)
+        asks = batch.asks.nonzero(as_tuple=True)
+        scores = pointer_scores(run.model, before, batch.prompts, (asks[0], asks[1]), heads=6)
         run.model.set_attn_implementation("eager")  # which gives its weights, and wants a mask to add
         mask = torch.zeros_like(batch.prompts.seen, dtype=torch.float32).masked_fill(~batch.prompts.seen, -torch.inf)
         output = run.model.model(
@@ -109,7 +172,7 @@ def test_pointer_scores_are_the_attention_of_the_last_layer(tmp_path: Path, data
             output_attentions=True,
             use_cache=False,
         )
-    attention = output.attentions[-1][range(2), :6, batch.asks]  # (rows, heads, tokens)
+    attention = output.attentions[-1][range(2), :6, asks[1]]  # (rows, heads, tokens)
     assert torch.allclose(scores.softmax(dim=-1), attention, atol=1e-5)
 
 
@@ -187,6 +250,8 @@ def test_a_resumed_run_draws_the_same_rows(tmp_path: Path, data: Path) -> None:
         ({"rag": {"context_lengths": [0, 1]}}, "Give each length its share"),
         ({"rag": {"context_lengths": [0], "context_shares": [0.0]}}, "one of them above 0"),
         ({"rag": {"tokens": 0}}, "rag.tokens is 0. It must be above 0"),
+        ({"rag": {"questions": 0}}, "rag.questions is 0. It must be above 0"),
+        ({"rag": {"absent": 1.5}}, "rag.absent is 1.5. It must be in 0..1"),
         ({"model": {"start": "reader", "layers": 2}}, "model.layers is 2. With start = 'reader' it must be 3"),
     ],
 )
@@ -197,7 +262,7 @@ def test_impossible_settings_are_refused(table: dict[str, Any], message: str) ->
 
 def test_a_wrong_row_is_named(tmp_path: Path, data: Path) -> None:
     with (data / "rag" / "mills.jsonl").open("a") as file:
-        file.write(json.dumps({"question": "?", "context": "Nothing.", "answer": "something"}) + "\n")
+        file.write(json.dumps({"context": "Nothing.", "questions": [{"question": "?", "answer": "something"}]}) + "\n")
     with pytest.raises(DataError, match=r"mills.jsonl line 61: \"answer\" does not stand in"):
         Run(recipe(tmp_path / "run", data))
 

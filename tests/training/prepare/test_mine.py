@@ -45,7 +45,10 @@ def test_near_and_wrong_passages_are_negatives(data: Path, mini: GritLM) -> None
 
 
 def test_passages_with_the_answer_are_none(data: Path, mini: GritLM) -> None:
-    write(data / "rag" / "facts.jsonl", [{"question": "What pumps blood?", "context": HEART, "answer": "heart"}])
+    write(
+        data / "rag" / "facts.jsonl",
+        [{"context": HEART, "questions": [{"question": "What pumps blood?", "answer": "heart"}]}],
+    )
     assert mine(mini, data) == {"facts": 4, "sentences--facts": 1}
     facts, spoken = open_files(data / "reranking", parse_pair)
     assert facts[0].negatives == (STARS,)  # the others hold the answer, whatever the case of its letters
