@@ -31,7 +31,7 @@ def check_golden(tokenizer: PromptTokenizer, golden: Mapping[str, Sequence[int]]
         ModelLoadError: with the prompt, the ids found and the ids wanted.
     """
     for text, wanted in golden.items():
-        found = _golden_ids(tokenizer, text)
+        found = golden_ids(tokenizer, text)
         if found != list(wanted):
             raise ModelLoadError(
                 f"The tokenizer gives {found} for {text!r}; the model was trained with {list(wanted)}. Embeddings "
@@ -45,7 +45,7 @@ def check_boundaries(tokenizer: PromptTokenizer) -> None:
     for header in (EMBED, USER):
         text = f"{header}hello"
         joint = list(tokenizer.hf(text).input_ids)
-        split = _golden_ids(tokenizer, text)
+        split = golden_ids(tokenizer, text)
         if joint != split:
             raise ModelLoadError(
                 f"The tokenizer gives {joint} for {text!r} in one piece and {split} segment by segment, so a text has "
@@ -53,7 +53,8 @@ def check_boundaries(tokenizer: PromptTokenizer) -> None:
             )
 
 
-def _golden_ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
+def golden_ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
+    """Return the ids of a known prompt, segment by segment as training and inference have them."""
     if text.startswith(ASSISTANT):
         return tokenizer.continued(text)
     return tokenizer.encode([Special.BOS, *_segments(text)])

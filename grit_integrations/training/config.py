@@ -49,6 +49,7 @@ class LoraConfig:
     rank: int = 16  # inner width of an adapter
     alpha: int = 64  # the adapter's output is scaled by alpha / rank
     dropout: float = 0.0  # in front of an adapter, while training
+    start: str | None = None  # folder of a saved adapter that the run goes on from
     # Names of the linear layers that get one.
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -191,7 +192,10 @@ def config_from_table(table: dict[str, Any], *, folder: Path = Path()) -> TrainC
     model = config.model
     if model.checkpoint is not None:
         model = dataclasses.replace(model, checkpoint=str(folder / model.checkpoint))
-    return dataclasses.replace(config, data=data, model=model, output=str(folder / config.output))
+    lora = config.lora
+    if lora is not None and lora.start is not None:
+        lora = dataclasses.replace(lora, start=str(folder / lora.start))
+    return dataclasses.replace(config, data=data, model=model, lora=lora, output=str(folder / config.output))
 
 
 def check_window(config: TrainConfig, window: int) -> None:

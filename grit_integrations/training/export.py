@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 
+from grit_integrations.prompts.golden import golden_ids
+from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.training.config import ModelConfig, RerankingConfig, TrainConfig
 
 EMBEDDING_HEAD = "embedding_head.safetensors"  # for GritLM.from_pretrained(..., embedding_head=...)
@@ -125,8 +127,8 @@ def grit_config(
     With it stand attention that is not GritLM's, and the order of prompts that verdicts were trained in most.
     """
     settings = settings or ModelConfig()
-    golden = {text: list(tokenizer(text)["input_ids"]) for text in (GOLDEN_EMBED, GOLDEN_INSTRUCTED)}
-    golden[GOLDEN_ASSISTANT] = list(tokenizer(GOLDEN_ASSISTANT, add_special_tokens=False)["input_ids"])
+    prompts = PromptTokenizer(tokenizer)
+    golden = {text: golden_ids(prompts, text) for text in (GOLDEN_EMBED, GOLDEN_INSTRUCTED, GOLDEN_ASSISTANT)}
     about: dict[str, object] = {"format": 1, "golden": golden, "pooling": settings.pooling}
     if settings.attention != "bbcc":
         about["attention"] = settings.attention

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from grit_integrations.errors import ConfigError, MissingExtraError
@@ -42,6 +45,37 @@ def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
         raise ConfigError(
             f"lora.targets is {list(settings.targets)}, which the model does not have: {error}"
         ) from error
+
+
+def load_adapter(lm: Any, folder: Path, settings: LoraConfig) -> None:
+    """Put a saved adapter's tensors into the adapters of `lm`, so that a run goes on from it.
+
+    Raises:
+        ConfigError: no adapter in peft's format there, or one of another rank, alpha or layers.
+    """
+    try:
+        about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        found = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"lora.start {folder} is no adapter in peft's format: {error}.") from error
+    for name, key, value in (("rank", "r", settings.rank), ("alpha", "lora_alpha", settings.alpha)):
+        if about.get(key) != value:
+            raise ConfigError(f"lora.{name} is {value}, the adapter in lora.start {folder} has {about.get(key)}.")
+    own = {name: value for name, value in lm.state_dict().items() if is_adapter(name)}
+    tensors = {_own_name(name): value for name, value in found.items()}
+    other = {name for name in own.keys() | tensors.keys() if _shape(own, name) != _shape(tensors, name)}
+    if other:
+        raise ConfigError(f"The adapter in lora.start {folder} and lora.targets differ in {min(other)}.")
+    lm.load_state_dict(tensors, strict=False)
+
+
+def _own_name(saved: str) -> str:
+    """Return the name in a model of what peft saves as `base_model.model.LAYER.lora_A.weight`."""
+    return saved.removeprefix("base_model.model.").replace(".weight", f".{ADAPTER}.weight")
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
 
 
 def save_adapter(lm: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from grit_integrations.errors import ConfigError
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
 from grit_integrations.training.export import EMBEDDING_HEAD
-from grit_integrations.training.lora import add_adapters
+from grit_integrations.training.lora import add_adapters, load_adapter
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.objectives.contrastive import EmbeddingObjective
 from grit_integrations.training.objectives.generative import GenerativeObjective
@@ -54,6 +54,8 @@ def make_module(config: TrainConfig, start: Start, dtype: torch.dtype) -> GritMo
     check_window(config, lm.config.max_position_embeddings)
     if config.lora is not None:
         add_adapters(lm, config.lora, seed=config.seed)
+        if config.lora.start is not None:
+            load_adapter(lm, Path(config.lora.start), config.lora)
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(config.seed)  # of a new projection

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from recipes import Trained, tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -111,3 +113,55 @@ def test_the_adapter_is_saved_too(trained: Trained, tmp_path: Path) -> None:
 def test_layers_that_the_model_lacks_are_named(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.targets.*query_key_value"):
         Run(adapted(trained.result.model, tmp_path, lora=LoraConfig(targets=("query_key_value",))))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_killed_run_of_every_architecture_resumes_to_the_bit(kind: str, tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path / "base", kind)  # random weights
+    straight = adapted(base, tmp_path / "straight", steps=4, evaluate_every=100)
+    train(straight, progress=False)
+    killed = adapted(base, tmp_path / "killed", steps=4, evaluate_every=100)
+    run = Run(killed)
+    run.progress.first = {"step": 0}
+    with _threads(killed.threads):
+        for step in (1, 2, 3):
+            run._log(run.step())
+            if step == 2:
+                run._save()  # what came after it is lost
+    result = train(killed, progress=False)
+    one, two = (load_file(out / "best.safetensors") for out in (tmp_path / "straight", tmp_path / "killed"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert GritLM(result.model, device="cpu").embed_queries(["Who?"]).shape == (1, 64)  # its tokenizer is the base's
+
+
+def test_a_run_goes_on_from_a_saved_adapter(trained: Trained, tmp_path: Path) -> None:
+    first = train(adapted(trained.result.model, tmp_path / "first"), progress=False)
+    folder = first.model / "adapter"
+    settings = dataclasses.replace(ADAPTERS, start=str(folder))
+    run = Run(adapted(trained.result.model, tmp_path / "second", lora=settings))
+    found = load_file(folder / "adapter_model.safetensors")
+    own = {name: value for name, value in run.model.state_dict().items() if ".lora_" in name}
+    assert len(own) == len(found) == 12
+    for name, value in found.items():
+        inside = name.removeprefix("base_model.model.").replace(".weight", ".default.weight")
+        assert torch.equal(own[inside], value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 2}, "lora.rank is 2, the adapter in lora.start .* has 4"),
+        ({"alpha": 16}, "lora.alpha is 16, the adapter in lora.start .* has 8"),
+        ({"targets": ("q_proj",)}, "lora.targets differ in model.layers.0.mlp.down_proj.lora_A"),
+        ({"start": "nowhere"}, "lora.start nowhere is no adapter in peft's format"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused(
+    trained: Trained, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    run = Run(adapted(trained.result.model, tmp_path / "first"))
+    run._export(run._tensors(), tmp_path / "saved")
+    settings = dataclasses.replace(ADAPTERS, **{"start": str(tmp_path / "saved" / "adapter"), **changes})
+    with pytest.raises(ConfigError, match=message):
+        Run(adapted(trained.result.model, tmp_path / "second", lora=settings))
