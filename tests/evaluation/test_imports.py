@@ -21,7 +21,7 @@ parts = evaluate(GritLM.bundled(), sets, EvaluationOptions(parts=("perplexity", 
 assert [part.part for part in parts] == ["perplexity", "triples"]
 print(*sys.modules)
 """
-TRAINERS = ("grit_integrations.training", "accelerate", "peft", "zstandard", "matplotlib", "trl")
+TRAINERS = ("grit_integrations.training", "accelerate", "peft", "matplotlib", "trl")
 
 
 def modules_after(code: str) -> list[str]:
