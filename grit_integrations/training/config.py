@@ -85,7 +85,7 @@ class RagConfig:
     context_shares: tuple[float, ...] = (0.6, 0.18, 0.14, 0.08)  # of batches
     caching: dict[Caching, float] = field(default_factory=lambda: {"off": 0.5, "doc": 0.5})  # mode -> share of the rows
     questions: int = 4  # of a context at once, at most
-    several: float = 0.08  # share of the rows with two more documents, which look alike or are from other questions
+    several: float = 0.08  # share of the batches with two more documents, which look alike or are of other questions
     absent: float = 0.0  # share of the rows without the document that answers: then the context does not say
     sentences: float = 0.0  # share of the questions that ask for a sentence, where one of the context answers
     free: float = 0.4  # weight of the cross-entropy over the whole vocabulary

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 BAG_PAIRS = 1024  # at most, in a batch that trains the embedding table alone
 TEXT_ROWS = 256  # at most, in a generative batch
-RAG_ROWS = 8  # drawn together, about; a batch takes as many draws as fit
+RAG_ROWS = 4  # drawn together, about; a batch takes as many draws as fit
 
 
 def make_tokenizer(config: TrainConfig, files: StreamFiles, saved: Path) -> PreTrainedTokenizerFast:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from grit_integrations.training.rows.question_rows import (
 from grit_integrations.training.rows.rag_rows import Example, RagBatch, example_tokens, rag_batch, rag_rows
 from grit_integrations.training.rows.stream import Stream
 
+MOST_OVER = 1.2  # times a batch's tokens: what was drawn beyond it is left out, since memory grows with it
 MOST_TOKENS = 0.9  # of the window: a longer prompt is left out
 
 
@@ -42,12 +44,15 @@ class RagObjective(StreamObjective):
         self.settings = settings
 
     def next_batch(self) -> RagBatch:
-        """Return this process's rows. All rows of a batch have contexts of about one length."""
-        rng, settings = self.stream.rng("sample"), self.settings
+        """Return this process's rows. All rows of a batch have about one length, so that there is little padding."""
+        rng, settings, least = self.stream.rng("sample"), self.settings, self.context.processes.count
         longest = rng.choices(settings.context_lengths, settings.context_shares)[0]
+        documents = 3 if rng.random() < settings.several else 1
         examples: list[Example] = []
         while sum(map(example_tokens, examples)) < settings.tokens:
-            examples += self._examples(next(self.stream), longest, rng)
+            examples += self._examples(next(self.stream), longest, documents, rng)
+        sizes = accumulate(map(example_tokens, examples))
+        examples = examples[: max(least, sum(size <= MOST_OVER * settings.tokens for size in sizes))]
         own = self.context.processes.share(examples)
         rows = [row for each in own for row in rag_rows(self.context.encoder, each, quoted=bool(settings.quoted))]
         fitting = [row for row in rows if len(row.prompt.ids) <= MOST_TOKENS * self.context.window] or rows[:1]
@@ -55,17 +60,19 @@ class RagObjective(StreamObjective):
         weight = len(own) * self.context.processes.count / len(examples)
         return rag_batch(fitting, pad=self.context.encoder.pad, vocabulary=vocabulary, weight=weight)
 
-    def _examples(self, rows: Sequence[QuestionRow], longest: int, rng: random.Random) -> list[Example]:
+    def _examples(self, rows: Sequence[QuestionRow], longest: int, documents: int, rng: random.Random) -> list[Example]:
         cut = [cut_context(row, rng, longest=longest) for row in rows]
-        return [self._example(each, [other.context for other in cut if other is not each], rng) for each in cut]
+        return [
+            self._example(each, [other.context for other in cut if other is not each], documents, rng) for each in cut
+        ]
 
-    def _example(self, row: QuestionRow, others: Sequence[str], rng: random.Random) -> Example:
+    def _example(self, row: QuestionRow, others: Sequence[str], wanted: int, rng: random.Random) -> Example:
         settings = self.settings
         caching: Caching = rng.choices(list(settings.caching), list(settings.caching.values()))[0]
         asked = rng.sample(row.asked, min(len(row.asked), settings.questions))
         answers = [each.answer for each in asked if each.answer]
         near = _without(answers, row.others) if len(row.others) > 2 else _without(answers, others)
-        count = 3 if rng.random() < settings.several and len(near) > 2 else 1
+        count = wanted if len(near) > 2 else 1
         if rng.random() < settings.absent and len(near) >= count:
             unanswered = (self._answered("", Asked(each.question, ""), rng) for each in asked)
             return Example(tuple(rng.sample(near, count)), None, tuple(unanswered), caching)
