@@ -64,9 +64,8 @@ class VectorOrigin:
     @classmethod
     def of(cls, model: GritLM, *, document_instruction: str = "") -> VectorOrigin:
         """Return the origin of the vectors that `model` makes of documents; reads no weights."""
-        source = str(Path(model.source).resolve()) if _is_directory(model) else model.source
         return cls(
-            source,
+            _place(model.source),
             model.fingerprint,
             model.pooling,
             model.settings.normalize,
@@ -158,10 +157,12 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes this function again, as JSON."""
-        options = self.model.load_options
+        options, files = self.model.load_options, self.model.files
         return {
             **asdict(self.origin),
-            "revision": self.model.revision,
+            "revision": files.revision,
+            "gguf_file": files.gguf_file,
+            "adapter": _place(files.adapter) if files.adapter else None,
             "dtype": options.dtype,
             "embedding_head": None if options.embedding_head is None else str(options.embedding_head.resolve()),
             "query_instruction": self.query_instruction,
@@ -175,8 +176,8 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
         """
         GritEmbeddingFunction.validate_config(config)
         function = GritEmbeddingFunction.__new__(GritEmbeddingFunction)  # the constructor would read files
-        options = {name: config[name] for name in ("revision", "dtype", "embedding_head", "pooling", "normalize")}
-        function.model = GritLM.named(config["model"], **options, truncate_dim=config["truncate_dim"] or None)
+        options = {name: config[name] for name in _OPTIONS} | {"truncate_dim": config["truncate_dim"] or None}
+        function.model = GritLM.named(config["model"], **options)
         function.query_instruction = config["query_instruction"]
         function.origin = _origin_of_config(config)
         function._checked = False
@@ -215,17 +216,12 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
 
 
 _CONFIG: Mapping[str, tuple[type, ...]] = {
-    "model": (str,),
-    "fingerprint": (str,),
-    "pooling": (str,),
+    **dict.fromkeys(("model", "fingerprint", "pooling", "document_instruction", "query_instruction", "dtype"), (str,)),
+    **dict.fromkeys(("revision", "gguf_file", "adapter", "embedding_head"), (str, type(None))),
     "normalize": (bool,),
     "truncate_dim": (int,),
-    "document_instruction": (str,),
-    "revision": (str, type(None)),
-    "dtype": (str,),
-    "embedding_head": (str, type(None)),
-    "query_instruction": (str,),
 }
+_OPTIONS = ("revision", "gguf_file", "adapter", "dtype", "embedding_head", "pooling", "normalize")  # of GritLM
 
 
 class PartedCollection(Collection):
@@ -395,5 +391,6 @@ def _as_grit(model: GritLM | str | Path) -> GritLM:
     return GritLM(model)
 
 
-def _is_directory(model: GritLM) -> bool:
-    return model.source != BUNDLED_NAME and Path(model.source).is_dir()
+def _place(source: str) -> str:
+    """Return a folder wherever the process stands; the bundled model's name and a hub id as they are."""
+    return str(Path(source).resolve()) if source != BUNDLED_NAME and Path(source).is_dir() else source

@@ -14,7 +14,7 @@ from grit_integrations.engine.model_settings import ModelSettings
 from grit_integrations.engine.session import Session
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
-from grit_integrations.loading.sources import BUNDLED_NAME, find_checkpoint
+from grit_integrations.loading.sources import BUNDLED_NAME, SourceOptions, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions, head_digest
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class _Source:
     """A checkpoint by its name, and how it is loaded: what all handles made of one another share."""
 
-    def __init__(self, name: str, revision: str | None, load_options: LoadOptions, *, local_files_only: bool) -> None:
-        self.name, self.revision, self.load_options = name, revision, load_options
-        self.local_files_only = local_files_only
+    def __init__(self, name: str, files: SourceOptions, load_options: LoadOptions) -> None:
+        self.name, self.files, self.load_options = name, files, load_options
         self._lock = threading.RLock()
         self._checkpoint: Checkpoint | None = None
         self._engine: Callable[[], Engine | None] = lambda: None  # weak: only the process holds weights
@@ -41,9 +40,7 @@ class _Source:
     def checkpoint(self) -> Checkpoint:
         with self._lock:
             if self._checkpoint is None or (self.loaded is None and self._checkpoint.changed):
-                self._checkpoint = find_checkpoint(
-                    self.name, revision=self.revision, local_files_only=self.local_files_only
-                )
+                self._checkpoint = find_checkpoint(self.name, self.files)
             return self._checkpoint
 
     @property
@@ -88,6 +85,8 @@ class ModelHandle:
         source: str | Path,
         *,
         revision: str | None = None,
+        gguf_file: str | None = None,
+        adapter: str | Path | None = None,
         device: str | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
@@ -120,7 +119,8 @@ class ModelHandle:
             device_map=device_map,
             embedding_head=None if embedding_head is None else Path(embedding_head),
         )
-        self._hold(_Source(str(source), revision, load_options, local_files_only=local_files_only), settings)
+        files = SourceOptions(revision, gguf_file, None if adapter is None else str(adapter), local_files_only)
+        self._hold(_Source(str(source), files, load_options), settings)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, progress: bool | None = None, **options: Any) -> Self:
@@ -211,7 +211,12 @@ class ModelHandle:
     @property
     def revision(self) -> str | None:
         """Branch, tag or commit of a hub repository."""
-        return self._source.revision
+        return self._source.files.revision
+
+    @property
+    def files(self) -> SourceOptions:
+        """Which files of the source make the checkpoint."""
+        return self._source.files
 
     @property
     def load_options(self) -> LoadOptions:
@@ -289,8 +294,7 @@ class ModelHandle:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments, not the weights: another process loads them for itself."""
         source = self._source
-        options = (source.name, source.revision, source.load_options, source.local_files_only)
-        return _unpickled, (type(self), options, self._settings)
+        return _unpickled, (type(self), (source.name, source.files, source.load_options), self._settings)
 
     def __copy__(self) -> Self:
         return self
@@ -322,7 +326,6 @@ def unload_all() -> None:
 
 
 def _unpickled(kind: type[ModelHandle], source: tuple[Any, ...], settings: ModelSettings) -> ModelHandle:
-    name, revision, load_options, local_files_only = source
     handle = object.__new__(kind)
-    handle._hold(_Source(name, revision, load_options, local_files_only=local_files_only), settings)
+    handle._hold(_Source(*source), settings)
     return handle

@@ -72,6 +72,8 @@ class GritLM(ModelHandle):
     Args:
         source: directory in the Hugging Face layout, hub id, or `"grit-mini"` for the bundled model.
         revision: branch, tag or commit of a hub repository.
+        gguf_file: the weights, by the name of a GGUF file in that directory or repository; de-quantised once.
+        adapter: directory or hub id of a PEFT adapter (LoRA) that is merged into the weights.
         device: such as `"cpu"` or `"cuda:1"`; by default the best one here.
         dtype: `"auto"` takes the checkpoint's precision, or float32 on a CPU that lacks it natively.
         attn_implementation: transformers' attention kernel; by default its `"sdpa"` without copies of the cache.

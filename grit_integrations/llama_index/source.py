@@ -29,6 +29,8 @@ class GritComponent(BaseComponent):
 
     model_name: str = Field(default=BUNDLED_NAME, frozen=True, description="Directory, hub id, or 'grit-mini'.")
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a hub repository.")
+    gguf_file: str | None = Field(default=None, frozen=True, description="The weights, if they are a GGUF file.")
+    adapter: str | None = Field(default=None, frozen=True, description="Directory or hub id of a PEFT adapter.")
     dtype: str = Field(default="auto", frozen=True, description="Compute precision.")
     quantization_config: dict[str, Any] | None = Field(
         default=None, frozen=True, description="How the weights are quantised."
@@ -120,6 +122,8 @@ def model_fields_of(grit: GritLM) -> dict[str, Any]:
     return {
         "model_name": grit.source,
         "revision": grit.revision,
+        "gguf_file": grit.files.gguf_file,
+        "adapter": grit.files.adapter,
         "dtype": options.dtype,
         "quantization_config": config.to_dict() if hasattr(config, "to_dict") else config,
         "embedding_head": None if options.embedding_head is None else str(options.embedding_head),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import GritError, ModelLoadError
+from grit_integrations.loading.adapters import CONFIG as ADAPTER_CONFIG
+from grit_integrations.loading.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from grit_integrations.loading.configs import (
     check_architecture,
     check_grit_config,
@@ -24,10 +26,11 @@ from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, c
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
+    from grit_integrations.loading.adapters import Adapter
     from grit_integrations.loading.shards import TensorEntry
 
 GRIT_CONFIG = "grit_config.json"
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # which transformers loads by itself
+_ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)  # in a whole checkpoint's folder, which transformers loads by itself
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Checkpoint:
     directory: Path
     name: str
     identity: str  # what changes when its files are written anew
+    adapter: Adapter | None = None  # merged into the weights when they are loaded
+    origins: tuple[Path, ...] = ()  # what else it was made of: a GGUF file, the folder of an adapter
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -47,8 +52,11 @@ class Checkpoint:
 
     @cached_property
     def grit_config(self) -> Mapping[str, Any]:
-        """The contents of grit_config.json, which this package's trainer writes; empty for other models."""
-        path = self.directory / GRIT_CONFIG
+        """The contents of grit_config.json, which this package's trainer writes; empty for other models.
+
+        With an adapter it is that of its folder: what was trained is what it says something about.
+        """
+        path = (self.directory if self.adapter is None else self.adapter.directory) / GRIT_CONFIG
         about = read_json(path) if path.exists() else {}
         check_grit_config(about, self.name)
         return about
@@ -102,13 +110,15 @@ class Checkpoint:
         adapter = [path for name in _ADAPTER if (path := self.directory / name).exists()]
         for file in (*self.shards, *adapter):
             digest.update(f"{file.name} {file_digest(check_regular(file))}".encode())
+        if self.adapter is not None:
+            digest.update(self.adapter.digest().encode())
         self.check_unchanged()
         return digest.hexdigest()
 
     @property
     def changed(self) -> bool:
         """Whether the files were written anew since the checkpoint was opened; what is gone has not changed."""
-        return self.directory.is_dir() and identity_of(self.directory) != self.identity
+        return self.directory.is_dir() and identity_of(self.directory, *self.origins) != self.identity
 
     def check_unchanged(self) -> None:
         """Refuse to mix two states of a checkpoint.
@@ -129,6 +139,8 @@ class Checkpoint:
         """
         check_architecture(self.config, self.name)
         check_layers(self.config, self.tensors, self.name)
+        if self.adapter is not None:
+            self.adapter.check(self.tensors, self.name)
         _ = self.grit_config, self.end_ids, self.tokenizer
         adapter = self.directory / _ADAPTER[0]
         if adapter.exists() and not (self.directory / _ADAPTER[1]).exists():
@@ -137,17 +149,23 @@ class Checkpoint:
             )
 
 
-def identity_of(directory: Path) -> str:
-    """Return a string that changes when a checkpoint is written anew in the same place.
+def identity_of(directory: Path, *origins: Path) -> str:
+    """Return a string that changes when a checkpoint, or what else it was made of, is written anew in the same place.
 
     Raises:
         ModelLoadError: its files cannot be looked at.
     """
     try:
-        files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
-        return f"{directory}{[(file.name, signature(file)) for file in files]}"
+        return "".join(
+            f"{place}{[(file.name, signature(file)) for file in _files(place)]}" for place in (directory, *origins)
+        )
     except OSError as error:
         raise ModelLoadError(f"{directory} cannot be read: {error}.") from error
+
+
+def _files(place: Path) -> list[Path]:
+    """Return what decides a model in a folder; of a file itself."""
+    return sorted([*place.glob("*.safetensors"), *place.glob("*.json")]) if place.is_dir() else [place]
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from grit_integrations.loading.shards import TensorEntry
 
 MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
-GRIT_KEYS = ("format", "golden", "pooling", "attention", "reranking_order")
+GRIT_KEYS = ("format", "base", "golden", "pooling", "attention", "reranking_order")
 _SIZES = ("hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 _CHUNK = 1 << 22
 _FRESH = 2.0  # seconds in which a file can change again without its time of change telling
@@ -26,15 +27,19 @@ def signature(path: Path) -> Signature:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def file_digest(path: Path) -> str:
-    """Return the BLAKE2b digest of all bytes of a file, from memory or disk if it has not changed since."""
-    key, now = str(path.resolve()), signature(path)
+def file_digest(path: Path, algorithm: Literal["blake2b", "sha256"] = "blake2b") -> str:
+    """Return the digest of all bytes of a file, from memory or disk if it has not changed since.
+
+    BLAKE2b of 16 bytes is the package's own; SHA-256 is what others say of their files.
+    """
+    own = algorithm == "blake2b"
+    key, now = f"{path.resolve()}{'' if own else f' {algorithm}'}", signature(path)
     with _lock:
         remembered = _known.get(key) or _read().get(key)
         if remembered is not None and remembered[0] == now:
             _known[key] = remembered
             return remembered[1]
-    digest = _computed(path)
+    digest = _computed(path, hashlib.blake2b(digest_size=16) if own else hashlib.sha256())
     if signature(path) == now and time.time() - now[1] / 1e9 > _FRESH:
         with _lock:
             _known[key] = (now, digest)
@@ -51,8 +56,7 @@ def cache_folder() -> Path:
     return Path(user).expanduser() / "grit_integrations"
 
 
-def _computed(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _computed(path: Path, digest: hashlib.blake2b | hashlib._Hash) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

@@ -96,6 +96,7 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
     from grit_integrations.loading import attention
 
     _refuse_other_attention(checkpoint)
+    _refuse_quantised_adapter(checkpoint, options)
     _settle_vector_functions()
     device = _device(options)
     dtype = _dtype(options.dtype, checkpoint.dtype, device)
@@ -123,6 +124,8 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
             raise ModelLoadError(f"{checkpoint.name} could not be loaded ({kind}: {error}).") from error
     lm, info = loaded
     _refuse_incomplete(checkpoint, info)
+    if checkpoint.adapter is not None:
+        checkpoint.adapter.merge(lm, checkpoint.shards)
     if options.device_map is None and options.quantization_config is None:
         lm = lm.to(device)
     lm.requires_grad_(False).eval()
@@ -194,6 +197,14 @@ def _refuse_other_attention(checkpoint: Checkpoint) -> None:
         raise ModelLoadError(
             f"{checkpoint.name} was trained with attention {attention!r}, and GritLM reads with 'bbcc': its vectors "
             "and answers would be wrong. Measure it with the trainer's evaluation, or train with attention = 'bbcc'."
+        )
+
+
+def _refuse_quantised_adapter(checkpoint: Checkpoint, options: LoadOptions) -> None:
+    if checkpoint.adapter is not None and options.quantization_config is not None:
+        raise ModelLoadError(
+            f"{checkpoint.name} has an adapter, which cannot be merged into quantised weights. Leave "
+            "quantization_config out, or merge the adapter with peft and quantise the result."
         )
 
 

@@ -176,7 +176,7 @@ def test_a_digest_is_computed_once_and_anew_when_the_file_changes(
     computed: list[Path] = []
     original = digests._computed
     monkeypatch.setenv("GRIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "_computed", lambda path: (computed.append(path), original(path))[1])
+    monkeypatch.setattr(digests, "_computed", lambda path, digest: (computed.append(path), original(path, digest))[1])
     file = tmp_path / "weights"
     file.write_bytes(b"a" * 1000)
     first = file_digest(file)
