@@ -20,7 +20,12 @@ WRITTEN = [page for page in [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGEL
 def test_files_and_modules_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for file in re.findall(r"`([\w/.-]+\.(?:py|toml|json))`", text):
-        if file not in ("config.json", "kto.json", "questions.json"):  # of a checkpoint, a run, and any corpus
+        if file not in (
+            "config.json",
+            "adapter_config.json",
+            "kto.json",
+            "questions.json",
+        ):  # of models, a run, any corpus
             assert places(file), file
     for name in re.findall(r"`(grit_integrations(?:\.\w+)+)`", text):
         assert resolved(name), name
