@@ -25,7 +25,7 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
             "adapter_config.json",
             "kto.json",
             "questions.json",
-        ):  # of models, a run, any corpus
+        ):  # of models, runs, corpora
             assert places(file), file
     for name in re.findall(r"`(grit_integrations(?:\.\w+)+)`", text):
         assert resolved(name), name
