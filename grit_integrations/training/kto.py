@@ -98,16 +98,16 @@ def train_kto(model: Path, rows: Path, out: Path, settings: KtoSettings | None =
         DataError: a wrong row, by file and line; rows of one label only.
     """
     settings = settings or KtoSettings()
-    causal_lm.check_checkpoint(str(model))
+    folder = causal_lm.checkpoint_folder(ModelConfig(checkpoint=str(model)))
     if settings.batch < 2:
         raise ConfigError(f"batch is {settings.batch}. KTO compares the rows of a batch: it must be at least 2.")
     judged = RowFile(rows, parse_rated)
-    encoder = PromptEncoder(load_tokenizer(model))
-    policy = causal_lm.load_model(str(model))
+    encoder = PromptEncoder(load_tokenizer(folder))
+    policy = causal_lm.load_model(folder)
     examples = as_examples(judged, encoder, window=policy.config.max_position_embeddings)
     trainer = _TokenisedKto(
         model=policy,
-        ref_model=causal_lm.load_model(str(model)),
+        ref_model=causal_lm.load_model(folder),
         args=_arguments(settings, out),
         train_dataset=Dataset.from_list(examples),
         processing_class=encoder.tokenizer,

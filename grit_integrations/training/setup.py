@@ -26,7 +26,7 @@ from grit_integrations.training.rows.row_files import RowFile
 from grit_integrations.training.rows.stream import BatchPlan, Stream
 from grit_integrations.training.rows.stream_files import StreamFiles
 from grit_integrations.training.start.bpe_tokenizer import load_tokenizer, train_tokenizer
-from grit_integrations.training.start.causal_lm import check_checkpoint
+from grit_integrations.training.start.causal_lm import checkpoint_folder
 from grit_integrations.training.start.start import Start
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ RAG_ROWS = 4  # drawn together, about; a batch takes as many draws as fit
 
 def make_tokenizer(config: TrainConfig, files: StreamFiles, saved: Path) -> PreTrainedTokenizerFast:
     """Return the checkpoint's tokenizer, the one `saved` by an earlier part of the run, or a new one."""
-    if config.model.checkpoint is not None:
-        check_checkpoint(config.model.checkpoint)
-        return load_tokenizer(Path(config.model.checkpoint))
+    if not config.model.is_new:
+        return load_tokenizer(checkpoint_folder(config.model))
     if not (saved / "tokenizer.json").exists():
         logger.info("Training a tokenizer of %d tokens", config.model.vocab_size)
         texts = files.tokenizer_texts()
@@ -66,7 +65,7 @@ def make_module(config: TrainConfig, start: Start, dtype: torch.dtype) -> GritMo
 
 def _load_projection(settings: ModelConfig, module: GritModule) -> None:
     """Continue a checkpoint's own projection, when it has one of the recipe's length."""
-    path = Path(settings.checkpoint or "") / EMBEDDING_HEAD
+    path = Path(settings.checkpoint or "") / EMBEDDING_HEAD  # which a GGUF base does not have
     if settings.checkpoint is None or module.projection is None or not path.exists():
         return
     tensors = {name: value.float() for name, value in load_file(path).items()}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ from grit_integrations.training import checkpoints, setup
 from grit_integrations.training.checkpoints import RunProgress, newest_checkpoint, trained_tensors
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.distribution import Distribution
-from grit_integrations.training.export import PROJECTION, export_model, model_card, write_atomically
+from grit_integrations.training.export import (
+    PROJECTION,
+    export_model,
+    grit_config,
+    model_card,
+    write_atomically,
+    write_grit_config,
+)
 from grit_integrations.training.lora import merged, save_adapter
 from grit_integrations.training.memory import keep_freed_memory
 from grit_integrations.training.monitor import Monitor
@@ -271,6 +278,9 @@ class Run:
             return
         if self.config.lora is not None:
             save_adapter(self.model, tensors, target / "adapter")
+            about = grit_config(self.encoder.tokenizer, self.config.model, self.config.reranking)
+            base = self.config.model.base
+            write_grit_config(target / "adapter", about if base is None else {**about, "base": asdict(base)})
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
         tensors = self.start.exported(tensors)
         model, reranking = self.config.model, self.config.reranking

@@ -93,6 +93,10 @@ def other_architecture(path: Path) -> None:
     write_gguf(path, architecture="bert")
 
 
+def scaled_positions(path: Path) -> None:
+    write_gguf(path, beside="rope_freqs.weight")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -112,6 +116,7 @@ def unknown_quantization(path: Path) -> None:
     ("damage", "message"),
     [
         (other_architecture, "'bert' model.*embeds and generates"),
+        (scaled_positions, r"has a tensor rope_freqs\.weight, which transformers' reader leaves out"),
         (cut, "truncated"),
         (cut_into_table, "cannot be read"),
         (unknown_quantization, "of an unknown quantisation"),

@@ -18,8 +18,9 @@ def write_gguf(
     architecture: str = "llama",
     quantization: GGMLQuantizationType = GGMLQuantizationType.Q8_0,
     seed: int = 0,
+    beside: str | None = None,
 ) -> Path:
-    """Write a Llama with a byte-level vocabulary, its matrices quantised."""
+    """Write a Llama with a byte-level vocabulary, its matrices quantised; with a vector of a name `beside` them."""
     tokens = [*SPECIAL, *sorted(ByteLevel.alphabet()), "ou", "th"]
     writer = GGUFWriter(path, architecture)
     writer.add_context_length(512)
@@ -47,6 +48,8 @@ def write_gguf(
             continue
         weights = rng.normal(0, 0.3, shape).astype(np.float32)
         writer.add_tensor(name, quants.quantize(weights, quantization), raw_dtype=quantization)
+    if beside is not None:
+        writer.add_tensor(beside, np.ones(8, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

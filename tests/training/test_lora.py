@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from gguf_models import write_gguf
 from recipes import Trained, tiny_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from grit_integrations import GritLM
 from grit_integrations.errors import ConfigError
+from grit_integrations.loading.bases import Base
 from grit_integrations.training import TrainConfig, train
-from grit_integrations.training.config import LoraConfig
+from grit_integrations.training.config import LoraConfig, ModelConfig, config_from_table
 from grit_integrations.training.trainer import Run, _threads
 
 ADAPTERS = LoraConfig(rank=4, alpha=8, dropout=0.1, targets=("q_proj", "v_proj", "down_proj"))
@@ -165,3 +168,27 @@ def test_an_adapter_of_another_shape_is_refused(
     settings = dataclasses.replace(ADAPTERS, **{"start": str(tmp_path / "saved" / "adapter"), **changes})
     with pytest.raises(ConfigError, match=message):
         Run(adapted(trained.result.model, tmp_path / "second", lora=settings))
+
+
+def test_an_adapter_on_a_gguf_base_is_a_model_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIT_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(Base, "_fetched", lambda *_: file)  # no hub is reached in tests
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    base = Base(hub="someone/model-GGUF", revision="0123abc", file=file.name, sha256=digest)
+    config = tiny_recipe(tmp_path / "run", bag_steps=0, lora=ADAPTERS, steps=2)
+    result = train(dataclasses.replace(config, model=ModelConfig(base=base)), progress=False)
+    alone = GritLM(result.model / "adapter", device="cpu", dtype="float32")
+    merged = GritLM(result.model, device="cpu", dtype="float32")
+    assert json.loads((result.model / "adapter" / "grit_config.json").read_text())["base"]["sha256"] == digest
+    assert alone.checkpoint.adapter is not None
+    state = merged.lm.state_dict()
+    assert all(torch.equal(value.bfloat16().float(), state[name]) for name, value in alone.lm.state_dict().items())
+    with pytest.raises(ConfigError, match=r"model\.checkpoint and \[model\.base\] are two models"):
+        config_from_table(
+            {
+                "output": "out",
+                "data": {"data": "data"},
+                "model": {"checkpoint": "x", "base": dataclasses.asdict(base)},
+            }
+        )

@@ -1,8 +1,8 @@
 """What a chat model says to general instructions, as rows of the generative stream: training then keeps that it chats.
 
-Usage: `python -m grit_integrations.training.prepare.replies CHAT_MODEL INSTRUCTIONS DATA [--count N]`. `CHAT_MODEL` is
-the directory that a run starts from, with a chat template; `INSTRUCTIONS` a file of `{"instruction": ...}`, in some of
-which `{topic}` stands for a term of the glossaries in `DATA/embedding`. `DATA/generative` gets `replies.jsonl` with
+Usage: `python -m grit_integrations.training.prepare.replies RECIPE INSTRUCTIONS [--count N]`. The model that `RECIPE`
+starts from has a chat template; `INSTRUCTIONS` is a file of `{"instruction": ...}`, in some of which `{topic}` stands
+for a term of the glossaries among the recipe's pairs. Its generative folder gets `replies.jsonl` with
 `{"text": [instruction, reply]}`: what the model said under its own template, to be said under GRIT's.
 """
 
@@ -22,7 +22,9 @@ from grit_integrations.errors import DataError
 from grit_integrations.evaluation.json_lines import read_json_lines
 from grit_integrations.evaluation.row_kinds import parse_pair
 from grit_integrations.progress import progress_bar
+from grit_integrations.training.config import load_config
 from grit_integrations.training.rows.row_files import RowFile, row_files
+from grit_integrations.training.start.causal_lm import checkpoint_folder
 
 COUNT = 600
 TOKENS = 128  # of a reply; what is longer ends with its last whole sentence
@@ -50,9 +52,9 @@ def instructions(path: Path, topics: Sequence[str], *, count: int, seed: int) ->
     return [*fixed, *(rng.choice(open_ended).replace(TOPIC, term) for term in terms)][:count]
 
 
-def glossary_terms(data: Path) -> list[str]:
-    """Return the terms that the glossaries among a run's pairs explain."""
-    files = (RowFile(path, parse_pair) for path in row_files(data / "embedding") if path.name.startswith("glossary--"))
+def glossary_terms(pairs: Path) -> list[str]:
+    """Return the terms that the glossaries in a folder of pairs explain."""
+    files = (RowFile(path, parse_pair) for path in row_files(pairs) if path.name.startswith("glossary--"))
     return sorted({file[index].query for file in files for index in range(len(file))})
 
 
@@ -97,17 +99,19 @@ def whole_sentences(text: str) -> str:
 def main() -> None:
     """Write the replies from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("chat_model", type=Path, help="directory of the checkpoint that a run starts from")
+    parser.add_argument("recipe", type=Path)
     parser.add_argument("instructions", type=Path)
-    parser.add_argument("data", type=Path)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    asked = instructions(options.instructions, glossary_terms(options.data), count=options.count, seed=options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.chat_model, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(options.chat_model, dtype=torch.bfloat16, local_files_only=True)
-    rows = [{"text": pair} for pair in replies(model, tokenizer, asked, seed=options.seed)]
-    target = options.data / "generative" / "replies.jsonl"
+    config = load_config(options.recipe)
+    data, model = Path(config.data.data), checkpoint_folder(config.model)
+    topics = glossary_terms(data / config.data.embedding)
+    asked = instructions(options.instructions, topics, count=options.count, seed=options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, local_files_only=True)
+    rows = [{"text": pair} for pair in replies(lm, tokenizer, asked, seed=options.seed)]
+    target = data / config.data.generative / "replies.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     print(f"{len(rows)} replies in {target}")  # noqa: T201

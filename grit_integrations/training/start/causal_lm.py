@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from grit_integrations.errors import ConfigError
+from grit_integrations.loading.gguf_files import converted
 from grit_integrations.training.config import ModelConfig
 
 
@@ -42,15 +43,23 @@ def new_model(sizes: ModelConfig, tokenizer: PreTrainedTokenizerFast, *, seed: i
     return model
 
 
-def check_checkpoint(checkpoint: str) -> None:
-    """Raise `ConfigError` unless `checkpoint` is a directory that holds a saved model."""
-    if not (Path(checkpoint) / "config.json").is_file():
-        raise ConfigError(f"model.checkpoint {checkpoint} is not a directory with a config.json and safetensors.")
+def checkpoint_folder(settings: ModelConfig) -> Path:
+    """Return the directory of the model that a run starts from; a GGUF base is fetched and converted first.
+
+    Raises:
+        ConfigError: `checkpoint` is not a directory that holds a saved model.
+        ModelLoadError: the base is neither installed nor can be fetched, or is another file.
+    """
+    if settings.base is not None:
+        return converted(settings.base.find("the recipe's model"))
+    folder = Path(settings.checkpoint or "")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.checkpoint {folder} is not a directory with a config.json and safetensors.")
+    return folder
 
 
-def load_model(checkpoint: str) -> PreTrainedModel:
+def load_model(checkpoint: Path) -> PreTrainedModel:
     """Return the causal LM of a checkpoint directory in float32, without a sliding window."""
-    check_checkpoint(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     if hasattr(config, "sliding_window"):  # which not every architecture has
         config.sliding_window = None

@@ -10,7 +10,7 @@ from grit_integrations.training.start.start import Start
 
 def make_start(config: TrainConfig, encoder: PromptEncoder, files: StreamFiles) -> Start:
     """Return the start that a recipe asks for; the tricks are loaded only for those that want them."""
-    new = config.model.checkpoint is None
+    new = config.model.is_new
     if config.model.workspace or (new and config.model.start != "random"):
         from grit_integrations.training.start.from_nothing.tricks import StartFromNothing
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.config import TrainConfig
-from grit_integrations.training.start.causal_lm import load_model, new_model
+from grit_integrations.training.start.causal_lm import checkpoint_folder, load_model, new_model
 
 
 class Start:
@@ -26,8 +26,8 @@ class Start:
 
     def causal_lm(self) -> Any:
         """Return the causal LM before its first step, in float32."""
-        if self.config.model.checkpoint is not None:
-            return load_model(self.config.model.checkpoint)
+        if not self.config.model.is_new:
+            return load_model(checkpoint_folder(self.config.model))
         return new_model(self.config.model, self.encoder.tokenizer, seed=self.config.seed)
 
     def wake(self, lm: Any) -> None:

@@ -28,13 +28,13 @@ def test_a_topic_is_a_term_of_the_glossaries(tmp_path: Path) -> None:
     terms = [{"query": ["Given a term, retrieve its definition", term], "pos": ["..."]} for term in ("osmosis", "atom")]
     write(tmp_path / "embedding" / "glossary--biology.jsonl", terms)
     write(tmp_path / "embedding" / "pairs.jsonl", [{"query": "no term", "pos": ["..."]}])
-    assert glossary_terms(tmp_path) == ["atom", "osmosis"]
+    assert glossary_terms(tmp_path / "embedding") == ["atom", "osmosis"]
     rows = [{"instruction": "What is {topic}?"}, {"instruction": "Hello!"}]
     path = write(tmp_path / "instructions.jsonl", rows)
-    asked = instructions(path, glossary_terms(tmp_path), count=10, seed=0)
+    asked = instructions(path, glossary_terms(tmp_path / "embedding"), count=10, seed=0)
     assert asked[0] == "Hello!"
     assert set(asked[1:]) == {"What is osmosis?", "What is atom?"}
-    assert instructions(path, glossary_terms(tmp_path), count=2, seed=0) == asked[:2]
+    assert instructions(path, glossary_terms(tmp_path / "embedding"), count=2, seed=0) == asked[:2]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class StartFromNothing(Start):
     def causal_lm(self) -> Any:
         """Return the bag, or a checkpoint whose workspace is as wide as in training again."""
         lm, settings = super().causal_lm(), self.config.model
-        if settings.checkpoint is not None:
+        if not settings.is_new:
             workspace.unfold_workspace(lm, settings.workspace)
             self._hold(lm)
             self._start_judging(lm)
@@ -48,7 +48,7 @@ class StartFromNothing(Start):
 
     def wake(self, lm: Any) -> None:
         """Give silent layers their start, once the embedding table that they read is trained."""
-        if self.config.model.start == "reader" and self.config.model.checkpoint is None:
+        if self.config.model.start == "reader" and self.config.model.is_new:
             codes = bag_of_words.token_codes(self.encoder.tokenizer)
             reader.start_as_reader(lm, codes, workspace_scale=workspace.WORKSPACE_SCALE, seed=self.config.seed)
             self._start_judging(lm)
