@@ -18,6 +18,8 @@ extended: $(VENV)/.dev  ## half an hour: 5,000 cases of hit against miss, 200 ki
 	$(BIN)/pip install --quiet -c constraints.txt atheris
 	$(BIN)/python tests/fuzz/by_coverage.py checkpoint -max_total_time=300
 	$(BIN)/python tests/fuzz/by_coverage.py store -max_total_time=300
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mteb]'
+	$(BIN)/pytest tests/evaluation/test_mteb.py
 
 check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff check .
