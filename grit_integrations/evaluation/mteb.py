@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mteb.models import ModelMeta
     from mteb.types import BatchedInput, PromptType
 
-Floats = npt.NDArray[np.float32]
 
 _TAKEN = ("batch_size", "show_progress_bar")  # of mteb's options; batches are cut by tokens, so their size is ignored
 
@@ -77,7 +76,7 @@ class GritEncoder:
         hf_subset: str,
         prompt_type: PromptType | None = None,
         **options: Any,
-    ) -> Floats:
+    ) -> npt.NDArray[np.float32]:
         """Embed the texts of a task, (texts, dim).
 
         Raises:
@@ -153,7 +152,7 @@ class GritCrossEncoder:
         hf_subset: str,
         prompt_type: PromptType | None = None,
         **options: Any,
-    ) -> Floats:
+    ) -> npt.NDArray[np.float32]:
         """Score each query of `inputs1` with the passage beside it in `inputs2`, (pairs,).
 
         All passages of a query are scored together, so that what they share is read once.
@@ -187,7 +186,7 @@ def task_instruction(task: TaskMetadata, instructions: Mapping[str, str]) -> str
     if task.name in instructions:
         return instructions[task.name]
     prompt = task.prompt.get("query") if isinstance(task.prompt, Mapping) else task.prompt
-    return prompt or get_abstask_prompt(task.name)
+    return str(prompt or get_abstask_prompt(task.name))
 
 
 def _loaded(model: GritLM | str, revision: str | None, device: str | None) -> GritLM:
