@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from grit_integrations.engine.block_cache import BlockCache
-from grit_integrations.options import Pooling
 
 if TYPE_CHECKING:
     from grit_integrations.engine.engine import Engine
     from grit_integrations.engine.model_settings import ModelSettings
     from grit_integrations.loading.checkpoint import Checkpoint
     from grit_integrations.loading.weights import LoadOptions
+    from grit_integrations.options import Pooling
     from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 
@@ -42,7 +42,7 @@ class Session:
     @property
     def pooling(self) -> Pooling:
         """How token states become one vector: as asked, else as the checkpoint says, else their mean."""
-        return self.settings.pooling or cast(Pooling, self.checkpoint.grit_config.get("pooling", "mean"))
+        return self.settings.pooling or self.checkpoint.grit_config.pooling
 
     @property
     def tokenizer(self) -> PromptTokenizer:

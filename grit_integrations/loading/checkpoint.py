@@ -15,12 +15,12 @@ from grit_integrations.loading.adapters import CONFIG as ADAPTER_CONFIG
 from grit_integrations.loading.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from grit_integrations.loading.configs import (
     check_architecture,
-    check_grit_config,
     check_layers,
     check_sizes,
     end_ids_of,
 )
 from grit_integrations.loading.digests import file_digest, signature
+from grit_integrations.loading.grit_config import GRIT_CONFIG, GritConfig
 from grit_integrations.loading.shards import check_regular, find_shards, read_json, tensors_of
 from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, check_golden
 from grit_integrations.prompts.tokenizer import PromptTokenizer
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from grit_integrations.loading.adapters import Adapter
     from grit_integrations.loading.shards import TensorEntry
 
-GRIT_CONFIG = "grit_config.json"
 _ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)  # in a whole checkpoint's folder, which transformers loads by itself
 
 
@@ -51,15 +50,17 @@ class Checkpoint:
         return config
 
     @cached_property
-    def grit_config(self) -> Mapping[str, Any]:
-        """The contents of grit_config.json, which this package's trainer writes; empty for other models.
+    def grit_config(self) -> GritConfig:
+        """What grit_config.json says, which this package's trainer writes; the defaults for other models.
 
         With an adapter it is that of its folder: what was trained is what it says something about.
         """
+        return GritConfig.of(self._grit_table, self.name)
+
+    @cached_property
+    def _grit_table(self) -> Mapping[str, Any]:
         path = (self.directory if self.adapter is None else self.adapter.directory) / GRIT_CONFIG
-        about = read_json(path) if path.exists() else {}
-        check_grit_config(about, self.name)
-        return about
+        return read_json(path) if path.exists() else {}
 
     @cached_property
     def end_ids(self) -> Sequence[int]:
@@ -105,7 +106,7 @@ class Checkpoint:
         digest, _ = hashlib.blake2b(digest_size=16), self.tensors  # which are whole, or refused
         ignored = {"_name_or_path", "auto_map", "transformers_version"}
         config = {key: value for key, value in self.config.items() if key not in ignored}
-        digest.update(json.dumps([config, self.grit_config, list(self.end_ids)], sort_keys=True).encode())
+        digest.update(json.dumps([config, self._grit_table, list(self.end_ids)], sort_keys=True).encode())
         digest.update(self.tokenizer.digest().encode())
         adapter = [path for name in _ADAPTER if (path := self.directory / name).exists()]
         for file in (*self.shards, *adapter):
@@ -190,7 +191,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
     except Exception as error:  # whatever a damaged vocabulary makes of itself
         raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be used: {error}") from error
     _check_vocabulary(checkpoint, len(hf))
-    golden = checkpoint.grit_config.get("golden") or (MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) else None)
+    golden = checkpoint.grit_config.golden or (MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) else None)
     if golden:
         check_golden(tokenizer, golden)
     else:

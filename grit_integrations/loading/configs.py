@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import ModelLoadError
-from grit_integrations.options import ORDERS, POOLINGS
+from grit_integrations.loading.grit_config import are_ids
 
 if TYPE_CHECKING:
     from grit_integrations.loading.shards import TensorEntry
 
 MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
-GRIT_KEYS = ("format", "base", "golden", "pooling", "attention", "reranking_order")
 _SIZES = ("hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -78,32 +77,6 @@ def check_layers(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], 
             )
 
 
-def check_grit_config(about: Mapping[str, Any], name: str) -> None:
-    """Refuse a `grit_config.json` that says something this version does not know: guessing would be silently wrong.
-
-    Raises:
-        ModelLoadError: an unknown key, or a value that does not exist.
-    """
-    unknown = sorted(set(about) - set(GRIT_KEYS))
-    if unknown:
-        raise ModelLoadError(
-            f"{name}: grit_config.json has {', '.join(unknown)}, which this version does not know. Known are "
-            f"{', '.join(GRIT_KEYS)}: remove them, or update grit_integrations."
-        )
-    for key, known in (("pooling", POOLINGS), ("reranking_order", ORDERS)):
-        if key in about and about[key] not in known:
-            raise ModelLoadError(
-                f"{name}: grit_config.json has {key}={about[key]!r}, which this version does not know. Put one of "
-                f"{', '.join(known)} there, or update grit_integrations."
-            )
-    golden = about.get("golden") or {}
-    if not isinstance(golden, dict) or not all(_are_ids(ids) for ids in golden.values()):
-        raise ModelLoadError(
-            f"{name}: grit_config.json has no token ids in golden; it maps known prompts to lists of ids. Remove it, "
-            "or put the ids of the tokenizer there that the model was trained with."
-        )
-
-
 def end_ids_of(config: Mapping[str, Any], vocabulary: int, where: str) -> list[int]:
     """Return the tokens that a config lets a text end with.
 
@@ -112,7 +85,7 @@ def end_ids_of(config: Mapping[str, Any], vocabulary: int, where: str) -> list[i
     """
     found = config.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not _are_ids(ids) or any(token >= vocabulary for token in ids):
+    if not are_ids(ids) or any(token >= vocabulary for token in ids):
         raise ModelLoadError(
             f"{where} has eos_token_id={found!r}; it must be token ids below {vocabulary:,}. Download it again."
         )
@@ -121,7 +94,3 @@ def end_ids_of(config: Mapping[str, Any], vocabulary: int, where: str) -> list[i
 
 def _shown(shape: tuple[int, ...]) -> str:
     return " x ".join(f"{size:,}" for size in shape)
-
-
-def _are_ids(ids: object) -> bool:
-    return isinstance(ids, list) and all(type(each) is int and each >= 0 for each in ids)

@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 from grit_integrations.errors import ModelLoadError
 from grit_integrations.loading.adapters import CONFIG as ADAPTER_CONFIG
 from grit_integrations.loading.adapters import Adapter, is_adapter
-from grit_integrations.loading.bases import Base
-from grit_integrations.loading.checkpoint import GRIT_CONFIG, Checkpoint, identity_of
+from grit_integrations.loading.checkpoint import Checkpoint, identity_of
 from grit_integrations.loading.gguf_files import converted
+from grit_integrations.loading.grit_config import GRIT_CONFIG, GritConfig
 from grit_integrations.loading.shards import check_regular, read_json
 
 BUNDLED_NAME = "grit-mini"
@@ -92,10 +92,10 @@ def _of_adapter(folder: Path, name: str, options: SourceOptions, progress: bool 
     """Return the base that an adapter's folder names, with the adapter on it."""
     _check_files(folder)
     path = folder / GRIT_CONFIG
-    table = read_json(path).get("base") if path.exists() else None
+    named = GritConfig.of(read_json(path), name).base if path.exists() else None
     adapter = Adapter(folder)
-    if isinstance(table, dict):
-        file = Base.of(table, name).find(name, local_files_only=options.local_files_only)
+    if named is not None:
+        file = named.find(name, local_files_only=options.local_files_only)
         directory, origins = converted(file, progress=progress), (file, folder)
         return _opened(directory, name, origins=origins, adapter=adapter)
     base = adapter.config.get("base_model_name_or_path")

@@ -87,15 +87,13 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
         progress: show a bar; `None` shows it on a terminal.
 
     Raises:
-        ModelLoadError: tensors missing or of the wrong shape, an unavailable device, an unknown dtype, attention that
-            is not GritLM's.
+        ModelLoadError: tensors missing or of the wrong shape, an unavailable device, an unknown dtype.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from grit_integrations.loading import attention
 
-    _refuse_other_attention(checkpoint)
     _refuse_quantised_adapter(checkpoint, options)
     _settle_vector_functions()
     device = _device(options)
@@ -188,16 +186,6 @@ def _device(options: LoadOptions) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(f"device={options.device!r} is not available here ({error}). Use device='cpu'.") from error
     return device
-
-
-def _refuse_other_attention(checkpoint: Checkpoint) -> None:
-    """Refuse a model that was trained to embed causally or to read prompts bidirectionally (an ablation)."""
-    attention = checkpoint.grit_config.get("attention", "bbcc")
-    if attention != "bbcc":
-        raise ModelLoadError(
-            f"{checkpoint.name} was trained with attention {attention!r}, and GritLM reads with 'bbcc': its vectors "
-            "and answers would be wrong. Measure it with the trainer's evaluation, or train with attention = 'bbcc'."
-        )
 
 
 def _refuse_quantised_adapter(checkpoint: Checkpoint, options: LoadOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -50,7 +50,6 @@ def scores(
     Raises:
         OptionError: a tokenizer without a token for yes and no, or an attention kernel without masks.
         ContextOverflowError: the query leaves no room for a passage.
-        ModelLoadError: the checkpoint names an order that does not exist.
     """
     wanted = verdict_ids(session.tokenizer)
     plans = _plans(session.checkpoint, query, passages, settings)
@@ -77,7 +76,7 @@ def as_scores(logits: Tensor, score: Score, added: Tensor | float = 0.0) -> list
 
 def trained_order(checkpoint: Checkpoint) -> Order:
     """Return the order of prompts that the checkpoint names in `grit_config.json`, else the reference's."""
-    return cast("Order", checkpoint.grit_config.get("reranking_order", "query-first"))
+    return checkpoint.grit_config.reranking_order or "query-first"
 
 
 def _plans(checkpoint: Checkpoint, query: str, passages: Sequence[str], settings: Reranking) -> list[Plan]:

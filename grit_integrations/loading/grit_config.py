@@ -1,0 +1,96 @@
+"""`grit_config.json`: what a GRIT checkpoint says about itself beyond its architecture, read once and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from grit_integrations.errors import ModelLoadError
+from grit_integrations.loading.bases import Base
+from grit_integrations.options import ORDERS, POOLINGS
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Order, Pooling
+
+GRIT_CONFIG = "grit_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GritConfig:
+    """The keys of `grit_config.json`, all of them optional; `docs/models.md` has them in a table.
+
+    Attributes:
+        format: version of the file.
+        base: the file that an adapter was trained on; `None` for whole checkpoints, and where PEFT's own config says.
+        golden: known prompts and their token ids.
+        pooling: how token states become a vector.
+        attention: over instruction and text when embedding, then when generating, as the reference writes it.
+        reranking_order: what stands first in a pointwise prompt, of a model that was trained to judge passages.
+    """
+
+    format: Literal[1] = 1
+    base: Base | None = None
+    golden: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    pooling: Pooling = "mean"
+    attention: Literal["bbcc"] = "bbcc"
+    reranking_order: Order | None = None
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], name: str) -> GritConfig:
+        """Return the checked contents of the file of the checkpoint `name`; `{}` stands for no file.
+
+        What this version does not know is refused: a guess would be silently wrong.
+
+        Raises:
+            ModelLoadError: an unknown key, or a value that a key cannot have.
+        """
+        known = [key.name for key in fields(cls)]
+        unknown = sorted(set(table) - set(known))
+        if unknown:
+            raise ModelLoadError(
+                f"{name}: {GRIT_CONFIG} has {', '.join(unknown)}, which this version does not know. Known are "
+                f"{', '.join(known)}: remove the others, or update grit_integrations."
+            )
+        for key, value in table.items():
+            rule = _RULES[key]
+            if not rule.allows(value):
+                raise ModelLoadError(
+                    f"{name}: {GRIT_CONFIG} has {key}={value!r}. It must be {rule.wanted}. Put that there, or update "
+                    "grit_integrations."
+                )
+        base = table.get("base")
+        return cls(**{**table, "base": None if base is None else Base.of(base, name)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a key may hold, in words and as a check."""
+
+    wanted: str
+    allows: Callable[[object], bool]
+
+
+def are_ids(value: object) -> bool:
+    """Return whether `value` is a list of token ids."""
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+
+
+def _one_of(*known: object) -> _Rule:
+    shown = ", ".join(map(repr, known))
+    return _Rule(
+        f"one of {shown}" if len(known) > 1 else shown, lambda value: type(value) in (int, str) and value in known
+    )
+
+
+_RULES = {
+    "format": _one_of(1),
+    "base": _Rule("an object", lambda value: isinstance(value, dict)),
+    "golden": _Rule(
+        "an object of known prompts and the token ids that the model was trained with",
+        lambda value: isinstance(value, dict) and all(map(are_ids, value.values())),
+    ),
+    "pooling": _one_of(*POOLINGS),
+    "attention": _one_of("bbcc"),
+    "reranking_order": _one_of(*ORDERS),
+}
