@@ -1,4 +1,4 @@
-"""Figures of answers: each arm's EM and F1, how it differs from its reference, and the baselines beside them."""
+"""Figures of answers: how right each arm is, how it differs from its reference, and the baselines beside them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def _arm_figures(runner: ArmRunner, arm: Arm, *, seed: int) -> Figures:
         "questions": len(answers),
         "em": asdict(mean_interval([a.exact for a in answers], seed=seed)),
         "f1": asdict(mean_interval([a.f1 for a in answers], seed=seed)),
+        "contains": asdict(mean_interval([a.contains for a in answers], seed=seed)),
         "blocks read": hits,
         "blocks computed": misses,
         "prompt tokens": sum(a.prompt_tokens for a in answers),
@@ -75,7 +76,7 @@ def baseline_figures(grit: GritLM, questions: Sequence[HeldOutQuestion], *, seed
     figures: Figures = {}
     for name, answers in _baselines(grit, questions).items():
         pairs = [(answer, question.answer) for answer, question in zip(answers, questions, strict=True)]
-        scored = {"em": exact_match, "f1": token_f1, "holds the answer": contains}
+        scored = {"em": exact_match, "f1": token_f1, "contains": contains}
         figures[name] = {
             kind: asdict(mean_interval([score(*pair) for pair in pairs], seed=seed)) for kind, score in scored.items()
         }
@@ -116,6 +117,7 @@ def _record(answer: ScoredAnswer) -> dict[str, Any]:
         "answer": answer.text,
         "em": answer.exact,
         "f1": round(answer.f1, 4),
+        "contains": answer.contains,
         "quote": None if answer.quote is None else asdict(answer.quote),
         "blocks read": answer.hits,
         "blocks computed": answer.misses,
@@ -131,15 +133,16 @@ def answer_tables(figures: Mapping[str, Figures]) -> list[Table]:
 
 def _baseline_table(name: str, found: Figures) -> Table:
     rows = tuple(
-        (system, *(points(scores[kind]) for kind in ("em", "f1", "holds the answer")))
+        (system, *(points(scores[kind]) for kind in ("em", "f1", "contains")))
         for system, scores in found["baselines"].items()
     )
     title = f"Without a language model, from the gold passage: {name} ({found['questions']} questions)"
-    return Table(title, ("baseline", "EM", "F1", "holds the answer"), rows, labels=1)
+    return Table(title, ("baseline", "EM", "F1", "contains"), rows, labels=1)
 
 
 def _arm_table(name: str, found: Figures) -> Table:
-    header = ("documents", "caching", "method", "n", "EM", "F1", "F1 gained", "other answers", "tokens reused")
+    scores = ("EM", "F1", "contains", "F1 gained", "other answers")
+    header = ("documents", "caching", "method", "n", *scores, "tokens reused")
     rows = tuple(_arm_row(arm) for arm in found["arms"])
     gold = ", ".join(f"{kind} {share:.3f}" for kind, share in found["gold passage retrieved"].items())
     title = f"Answers: {name} (of {found['passages']:,} passages, the gold one is retrieved as {gold})"
@@ -157,6 +160,7 @@ def _arm_row(arm: Figures) -> tuple[str, ...]:
         str(arm["questions"]),
         points(arm["em"]),
         points(arm["f1"]),
+        points(arm["contains"]),
         f"{points(arm['f1 difference'], signed=True)} on {other}" if compared else "",
         str(arm["other answers"]) if compared else "",
         f"{100 * arm['prompt tokens read'] / max(1, arm['prompt tokens']):.0f} %",

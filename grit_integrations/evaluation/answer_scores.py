@@ -1,4 +1,4 @@
-"""How right an answer is: exact match and F1 of words, as SQuAD's evaluation script has them."""
+"""How right an answer is: SQuAD's exact match and F1 of words, and whether it contains the gold answer."""
 
 from __future__ import annotations
 
@@ -38,5 +38,11 @@ def token_f1(answer: str, gold: str) -> float:
 
 
 def contains(text: str, gold: str) -> float:
-    """Return 1.0 if the gold answer stands in `text` word for word, both normalised, else 0.0."""
+    """Return 1.0 if the gold answer stands in `text` word for word, both normalised, else 0.0.
+
+    What a sentence is judged by: F1 counts its other words against it.
+
+    >>> contains("It was built in 1790 by Ada Brook.", "1790")
+    1.0
+    """
     return float(f" {normalise(gold)} " in f" {normalise(text)} ")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from grit_integrations.evaluation.answer_scores import exact_match, token_f1
+from grit_integrations.evaluation.answer_scores import contains, exact_match, token_f1
 from grit_integrations.evaluation.phrases import INSTRUCTIONS
 from grit_integrations.evaluation.retrieval import embed_passages
 from grit_integrations.evaluation.scope import EvaluationOptions, parse_quote
@@ -69,6 +69,7 @@ class ScoredAnswer:
     text: str
     exact: float
     f1: float
+    contains: float
     quote: Quote | None
     hits: int
     misses: int
@@ -84,6 +85,7 @@ class ScoredAnswer:
             text=text,
             exact=exact_match(text, question.answer),
             f1=token_f1(text, question.answer),
+            contains=contains(text, question.answer),
             quote=found.quotes[0] if found.quotes else None,
             hits=found.cache.hits,
             misses=found.cache.misses,

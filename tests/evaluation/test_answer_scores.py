@@ -50,6 +50,14 @@ def test_f1_is_symmetric_and_1_for_the_same_bag_of_words_alone(one: str, other: 
     assert exact_match(one, other) <= score
 
 
+@given(ANSWERS, ANSWERS)
+@example("the", "")
+def test_an_equal_answer_contains_the_gold_one_and_one_that_contains_it_shares_its_words(one: str, gold: str) -> None:
+    assert exact_match(one, gold) <= contains(one, gold)
+    if contains(one, gold):
+        assert not Counter(normalise(gold).split()) - Counter(normalise(one).split())
+
+
 def test_an_answer_is_held_word_for_word() -> None:
     assert contains("It was built in 1790.", "1790") == 1.0
     assert contains("It has 17900 bricks.", "1790") == 0.0

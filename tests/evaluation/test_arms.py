@@ -9,8 +9,10 @@ from question_sets import DISTRACTORS, PASSAGES, QUESTIONS
 
 from grit_integrations import GritLM
 from grit_integrations.evaluation.answer_figures import answer_figures, answer_records, answer_tables
+from grit_integrations.evaluation.answer_scores import contains
 from grit_integrations.evaluation.arms import FREE, WITH_DOCUMENTS, Arm, ArmRunner, all_arms
 from grit_integrations.evaluation.refusal import refusal_figures, refusal_table
+from grit_integrations.evaluation.report import points
 from grit_integrations.evaluation.scope import EvaluationOptions
 from grit_integrations.evaluation.sets import HeldOutQuestion, QuestionSet
 from grit_integrations.options import CACHINGS
@@ -104,14 +106,25 @@ def test_tables_and_records_hold_every_arm(mini: GritLM) -> None:
         ("gold", "doc", "free"),
         ("gold", "doc int8", "free"),
     ]
-    assert table.rows[2][6].endswith("on off")
-    assert table.rows[3][6].endswith("on native")
+    assert table.rows[2][7].endswith("on off")
+    assert table.rows[3][7].endswith("on native")
     assert [row[0] for row in baselines.rows][-1] == "rule by question type"
     assert not baselines.rows[-1][1].startswith("0.0")  # "1790" is a date
     records = list(answer_records("answers", asked, arms))
     assert len(records) == 4 * 5
     assert records[5]["question"] == "When was the mill built?"
     assert records[5]["gold"] == "1790"
+
+
+def test_an_answer_that_contains_the_gold_one_counts(mini: GritLM) -> None:
+    asked, arm = runner(mini), Arm("gold", method="spans")
+    found = answer_figures(asked, [arm], seed=0)
+    held = [contains(answer.text, answer.question.answer) for answer in asked.answers(arm)]
+    assert sum(held) > 0
+    assert found["arms"][0]["contains"]["value"] == sum(held) / len(held)
+    _, table = answer_tables({"tiny": found})
+    assert table.rows[0][table.header.index("contains")] == points(found["arms"][0]["contains"])
+    assert [record["contains"] for record in answer_records("answers", asked, [arm])] == held
 
 
 @pytest.mark.parametrize("method", ["tokens", "spans", "spans:1"])
