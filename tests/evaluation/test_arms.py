@@ -142,4 +142,11 @@ def test_refusal_is_measured_on_both_kinds(mini: GritLM) -> None:
     figures = refusal_figures(*sides, ("tokens",), seed=0)
     assert (figures["answerable questions"], figures["unanswerable questions"]) == (5, 2)
     assert 0 <= figures["auc"]["tokens"]["low"] <= figures["auc"]["tokens"]["high"] <= 1
-    assert len(refusal_table(figures).rows) == 3
+    assert 0 <= figures["f1"]["low"] <= figures["f1"]["high"] <= 1
+    rows = refusal_table(figures).rows
+    assert [row[:2] for row in rows[:3]] == [
+        ("unanswerable (2)", "refused, %"),
+        ("answerable (5)", "refused, %"),
+        ("both (7)", "F1, with refusals"),
+    ]
+    assert len(rows) == 4
