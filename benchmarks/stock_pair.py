@@ -236,7 +236,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axes.bar(places, middle, 0.8 / len(colours), yerr=spread, color=colour, capsize=2, label=name)
         axes.set_xticks([place + 0.3 for place in range(len(groups))], list(groups), fontsize=8)
         axes.set_title(title, fontsize=10)
-    panels[2].set_yscale("log")
+    if panels[2].patches:  # without a bar, nothing sets the range of a logarithmic axis
+        panels[2].set_yscale("log")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncol=len(colours), fontsize=8)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=120)

@@ -99,9 +99,9 @@ def answering_sentence(context: str, answer: str) -> str:
 
     The first sentence of a text has its title in front of it, and one that begins with a pronoun needs the one before.
 
-    >>> answering_sentence("Heart. The heart pumps blood. It never rests.", "blood")
+    >>> answering_sentence("The human heart pumps blood. It never rests, not even at night.", "night")
     ''
-    >>> answering_sentence("Heart. The human heart pumps blood. It never rests.", "blood")
+    >>> answering_sentence("It never rests, not even at night. The human heart pumps blood.", "blood")
     'The human heart pumps blood.'
     """
     found = (context[start:end].strip() for start, end in sentences(context)[1:])
