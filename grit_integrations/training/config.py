@@ -169,6 +169,8 @@ class TrainConfig:
     evaluate_passages: int = 300  # at most, of each retrieval set; its positives are always there
     retrieval_tolerance: float = 0.005  # nDCG@10 that much below the best counts as equal: then the lower loss wins
     evaluate_sets: tuple[str, ...] = ()  # retrieval sets watched while training; all of them when empty
+    evaluate_responses: tuple[str, ...] = ()  # generation sets whose responses are watched; all of them when empty
+    evaluate_rows: int = 4  # at most, of each generation set
     checkpoint_every: int = 100  # steps between two checkpoints
     keep_checkpoints: int = 2  # the newest
 
@@ -230,6 +232,7 @@ _POSITIVE = (
     *("steps", "accumulate", "embedding_tokens", "embedding_pairs", "generative_tokens"),
     *("reranking.every", "reranking.tokens", "reranking.passages"),
     *("bag_tokens", "temperature", "evaluate_every", "checkpoint_every", "keep_checkpoints", "threads", "minutes"),
+    "evaluate_rows",
     *("embedding_chunk", "data.query_tokens", "data.passage_tokens", "data.text_tokens", "lora.rank", "lora.alpha"),
     *("model.layers", "model.hidden_size", "model.heads", "model.kv_heads", "model.head_dim", "model.mlp_size"),
     *("model.context", "model.projection"),

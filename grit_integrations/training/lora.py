@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,8 +30,6 @@ def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
         import peft
     except ImportError as error:
         raise MissingExtraError("peft", "train") from error
-    import torch
-
     torch.manual_seed(seed)
     adapters = peft.LoraConfig(
         r=settings.rank,
@@ -84,6 +83,11 @@ def save_adapter(lm: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
     marked = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in tensors.items()}
     write_atomically(folder / "adapter_model.safetensors", {n: value for n, value in marked.items() if is_adapter(n)})
     lm.peft_config[ADAPTER].save_pretrained(folder)
+
+
+def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with those of adapters in bfloat16, which halves their file."""
+    return {name: value.to(torch.bfloat16) if is_adapter(name) else value for name, value in tensors.items()}
 
 
 def is_adapter(name: str) -> bool:

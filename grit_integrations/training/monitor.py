@@ -21,7 +21,6 @@ from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.module import GritModule
 from grit_integrations.training.rows.batches import embedding_inputs
 
-TEXTS = 4  # rows of each generation set
 BATCH_TOKENS = 16_000
 LONGEST = 2_000  # tokens of an embedded text, if the window has them
 CHARACTERS_PER_TOKEN = 3  # a guess that only shapes batches
@@ -38,8 +37,8 @@ class Monitor:
             load_retrieval(path, queries=config.evaluate_queries, passages=config.evaluate_passages)
             for path in evaluation_files(folder / config.data.retrieval, config.evaluate_sets)
         ]
-        files = evaluation_files(folder / config.data.generation)
-        self._texts = [text for path in files for text in list(read_rows(path, parse_text))[:TEXTS]]
+        files = evaluation_files(folder / config.data.generation, config.evaluate_responses)
+        self._texts = [text for path in files for text in list(read_rows(path, parse_text))[: config.evaluate_rows]]
 
     @torch.no_grad()
     def measure(self, module: GritModule) -> dict[str, Any]:

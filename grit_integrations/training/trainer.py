@@ -34,7 +34,7 @@ from grit_integrations.training.export import (
     write_atomically,
     write_grit_config,
 )
-from grit_integrations.training.lora import merged, save_adapter
+from grit_integrations.training.lora import merged, rounded, save_adapter
 from grit_integrations.training.memory import keep_freed_memory
 from grit_integrations.training.monitor import Monitor
 from grit_integrations.training.objectives.objective import Context, Objective
@@ -277,6 +277,7 @@ class Run:
         if not self.distribution.writes:
             return
         if self.config.lora is not None:
+            tensors = rounded(tensors)  # before they are merged: the adapter on its base is then the exported model
             save_adapter(self.model, tensors, target / "adapter")
             about = grit_config(self.encoder.tokenizer, self.config.model, self.config.reranking)
             base = self.config.model.base

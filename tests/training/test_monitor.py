@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from recipes import Trained
+import pytest
+from recipes import Trained, tiny_recipe
 
 from grit_integrations import GritLM
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
@@ -12,6 +14,8 @@ from grit_integrations.evaluation.nats import response_nats
 from grit_integrations.evaluation.ranks import rank_scores
 from grit_integrations.evaluation.retrieval_sets import load_retrieval
 from grit_integrations.evaluation.row_kinds import TextRow
+from grit_integrations.training.monitor import Monitor
+from grit_integrations.training.trainer import Run
 
 
 def test_the_trained_toy_retrieves_and_expects_its_answers(trained: Trained) -> None:
@@ -26,3 +30,22 @@ def test_the_trained_toy_retrieves_and_expects_its_answers(trained: Trained) -> 
         response_nats(grit.lm, encoder, [TextRow((text,))]) for text in ("The windmill of Arnwick", "zq#xj@kv%wp")
     )
     assert plain < odd
+
+
+def test_the_loss_is_that_of_the_chosen_responses(trained: Trained, tmp_path: Path) -> None:
+    generation = tmp_path / "data" / "evaluation" / "generation"
+    generation.mkdir(parents=True)
+    for name, text in (("answers", "The windmill of Arnwick"), ("noise", "zq#xj@kv%wp")):
+        (generation / f"{name}.jsonl").write_text(f'{{"text": "{text}"}}\n' * 6, encoding="utf-8")
+    run = Run(tiny_recipe(tmp_path / "run"))
+    data = replace(run.config.data, data=str(tmp_path / "data"))
+
+    def nats(*sets: str, rows: int) -> float:
+        config = replace(run.config, data=data, evaluate_responses=sets, evaluate_rows=rows)
+        measured: float = Monitor(config, run.encoder).measure(run.module)["nats"]
+        return measured
+
+    answers, noise = nats("answers", rows=2), nats("noise", rows=2)
+    assert answers != noise
+    assert min(answers, noise) < nats(rows=2) < max(answers, noise)
+    assert nats("answers", rows=6) == pytest.approx(answers)
