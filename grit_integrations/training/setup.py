@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError
+from grit_integrations.training import attention
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
 from grit_integrations.training.export import EMBEDDING_HEAD
 from grit_integrations.training.lora import add_adapters, load_adapter
@@ -55,6 +56,7 @@ def make_module(config: TrainConfig, start: Start, dtype: torch.dtype) -> GritMo
         add_adapters(lm, config.lora, seed=config.seed)
         if config.lora.start is not None:
             load_adapter(lm, Path(config.lora.start), config.lora)
+    lm.set_attn_implementation(attention.register())
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(config.seed)  # of a new projection
