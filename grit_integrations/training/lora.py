@@ -45,9 +45,9 @@ def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
         raise ConfigError(
             f"lora.targets is {list(settings.targets)}, which the model does not have: {error}"
         ) from error
-    for layer in lm.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.cast_input_dtype_enabled = False  # copies to float32 what autocast then copies back
+    layers: list[Any] = [layer for layer in lm.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.cast_input_dtype_enabled = False  # copies to float32 what autocast then copies back
 
 
 def load_adapter(lm: Any, folder: Path, settings: LoraConfig) -> None:
