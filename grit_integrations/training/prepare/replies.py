@@ -24,6 +24,7 @@ from grit_integrations.evaluation.row_kinds import parse_pair
 from grit_integrations.progress import progress_bar
 from grit_integrations.training.config import load_config
 from grit_integrations.training.rows.row_files import RowFile, row_files
+from grit_integrations.training.setup import choose_precision
 from grit_integrations.training.start.causal_lm import checkpoint_folder
 
 COUNT = 600
@@ -109,7 +110,8 @@ def main() -> None:
     topics = glossary_terms(data / config.data.embedding)
     asked = instructions(options.instructions, topics, count=options.count, seed=options.seed)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, local_files_only=True)
+    dtype = choose_precision(config.precision, torch.device("cpu"))
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
     rows = [{"text": pair} for pair in replies(lm, tokenizer, asked, seed=options.seed)]
     target = data / config.data.generative / "replies.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
