@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grit_integrations.errors import ConfigError, MissingExtraError
+from grit_integrations.loading.bases import Base
 from grit_integrations.training.config import LoraConfig
 from grit_integrations.training.export import write_atomically
 
@@ -81,12 +83,22 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
 
 
-def save_adapter(lm: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the adapter in peft's own format, for those who hold the checkpoint that it adapts already."""
+def save_adapter(lm: Any, tensors: Mapping[str, Tensor], folder: Path, base: Base | None = None) -> None:
+    """Write the adapter in peft's own format, for those who hold the checkpoint that it adapts already.
+
+    Args:
+        lm: what was trained.
+        tensors: its state.
+        folder: where to; made if need be.
+        base: what to name as the adapted checkpoint instead of the directory that it was loaded from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     marked = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in tensors.items()}
     write_atomically(folder / "adapter_model.safetensors", {n: value for n, value in marked.items() if is_adapter(n)})
-    lm.peft_config[ADAPTER].save_pretrained(folder)
+    about = copy.copy(lm.peft_config[ADAPTER])
+    if base is not None:
+        about.base_model_name_or_path, about.revision = base.hub, base.revision
+    about.save_pretrained(folder)
 
 
 def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -278,9 +278,9 @@ class Run:
             return
         if self.config.lora is not None:
             tensors = rounded(tensors)  # before they are merged: the adapter on its base is then the exported model
-            save_adapter(self.model, tensors, target / "adapter")
-            about = grit_config(self.encoder.tokenizer, self.config.model, self.config.reranking)
             base = self.config.model.base
+            save_adapter(self.model, tensors, target / "adapter", base)
+            about = grit_config(self.encoder.tokenizer, self.config.model, self.config.reranking)
             write_grit_config(target / "adapter", about if base is None else {**about, "base": asdict(base)})
             tensors = {**merged(self.model, tensors), **_projection(tensors)}
         tensors = self.start.exported(tensors)

@@ -182,6 +182,8 @@ def test_an_adapter_on_a_gguf_base_is_a_model_by_itself(tmp_path: Path, monkeypa
     alone = GritLM(result.model / "adapter", device="cpu", dtype="float32")
     merged = GritLM(result.model, device="cpu", dtype="float32")
     assert json.loads((result.model / "adapter" / "grit_config.json").read_text())["base"]["sha256"] == digest
+    named = json.loads((result.model / "adapter" / "adapter_config.json").read_text())
+    assert (named["base_model_name_or_path"], named["revision"]) == ("someone/model-GGUF", "0123abc")
     assert alone.checkpoint.adapter is not None
     state = merged.lm.state_dict()
     assert all(torch.equal(value.bfloat16().float(), state[name]) for name, value in alone.lm.state_dict().items())

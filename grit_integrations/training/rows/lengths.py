@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.training.config import TrainConfig
 from grit_integrations.training.rows.row_files import RowFile
+from grit_integrations.training.rows.stream import file_weight
 
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 200  # rows of each file
 
+Files = Sequence[RowFile[Any]]
+Tokens = Sequence[Sequence[int]]
 
-def warn_of_cuts(
-    config: TrainConfig, pairs: Sequence[RowFile[Any]], texts: Sequence[RowFile[Any]], encoder: PromptEncoder
-) -> None:
-    """Log, for every file, how many of some rows are longer than the recipe lets them be."""
+
+def warn_of_cuts(config: TrainConfig, pairs: Files, texts: Files, encoder: PromptEncoder) -> None:
+    """Log, for every length of the recipe, how many of some rows of the files that it draws from are longer."""
     data = config.data
-    for file in pairs:
-        rows = _some(file)
-        queries, passages = [row.query for row in rows], [text for row in rows for text in row.positives]
-        _warn(file, "queries", encoder.texts(queries), data.query_tokens, "data.query_tokens")
-        _warn(file, "positives", encoder.texts(passages), data.passage_tokens, "data.passage_tokens")
-    for file in texts:
-        _warn(
-            file, "texts", [encoder.conversation(row)[0] for row in _some(file)], data.text_tokens, "data.text_tokens"
-        )
+    pairs, texts = _drawn(pairs, data.embedding_weights), _drawn(texts, data.generative_weights)
+
+    def passages(rows: Sequence[Any]) -> Tokens:
+        return encoder.texts([text for row in rows for text in row.positives])
+
+    _warn("queries", pairs, lambda rows: encoder.texts([r.query for r in rows]), data.query_tokens, "data.query_tokens")
+    _warn("positives", pairs, passages, data.passage_tokens, "data.passage_tokens")
+    _warn("texts", texts, lambda rows: [encoder.conversation(r)[0] for r in rows], data.text_tokens, "data.text_tokens")
+
+
+def _drawn(files: Files, weights: Mapping[str, float]) -> list[RowFile[Any]]:
+    return [file for file in files if file_weight(file.name, weights)]
 
 
 def _some(file: RowFile[Any]) -> list[Any]:
     return [file[index] for index in range(0, len(file), -(-len(file) // LOOKED_AT))]
 
 
-def _warn(file: RowFile[Any], what: str, ids: Sequence[Sequence[int]], limit: int, key: str) -> None:
-    long = [len(each) for each in ids if len(each) > limit]
+def _warn(what: str, files: Iterable[RowFile[Any]], read: Callable[[list[Any]], Tokens], limit: int, key: str) -> None:
+    looked_at, long = 0, list[tuple[int, str]]()
+    for file in files:
+        lengths = [len(ids) for ids in read(_some(file))]
+        looked_at += len(lengths)
+        long += [(length, file.path.name) for length in lengths if length > limit]
     if long:
         logger.warning(
-            "%s: %d of %d %s looked at are longer than %s = %d tokens (the longest has %d) and are cut.",
-            *(file.path.name, len(long), len(ids), what, key, limit, max(long)),
+            "%d of %d %s looked at are longer than %s = %d tokens and are cut (the longest, in %s, has %d).",
+            *(len(long), looked_at, what, key, limit, max(long)[1], max(long)[0]),
         )
