@@ -17,6 +17,7 @@ from grit_integrations.errors import ConfigError, MissingExtraError
 from grit_integrations.loading.bases import Base
 from grit_integrations.training.config import LoraConfig
 from grit_integrations.training.export import write_atomically
+from grit_integrations.training.lora_linear import add_in_place
 
 ADAPTER = "default"  # peft's name for the only one
 
@@ -30,7 +31,7 @@ def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
     """
     try:
         import peft
-        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.tuners.lora import Linear
     except ImportError as error:
         raise MissingExtraError("peft", "train") from error
     torch.manual_seed(seed)
@@ -47,9 +48,10 @@ def add_adapters(lm: Any, settings: LoraConfig, *, seed: int) -> None:
         raise ConfigError(
             f"lora.targets is {list(settings.targets)}, which the model does not have: {error}"
         ) from error
-    layers: list[Any] = [layer for layer in lm.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in layers:
-        layer.cast_input_dtype_enabled = False  # copies to float32 what autocast then copies back
+    if not settings.dropout:
+        for layer in lm.modules():
+            if isinstance(layer, Linear):
+                add_in_place(layer, ADAPTER)
 
 
 def load_adapter(lm: Any, folder: Path, settings: LoraConfig) -> None:
