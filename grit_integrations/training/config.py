@@ -151,6 +151,7 @@ class TrainConfig:
     minutes: float | None = None  # also end the schedule after this much training time
     accumulate: int = 1  # batches of every stream whose gradients make one step; negatives stay inside a batch
     gradient_checkpointing: bool = False  # keep one layer's activations at a time, compute the others twice
+    torch_compile: bool = False  # compile a layer first, which takes minutes and a C++ compiler; a step is then quicker
     bag_steps: int = 0  # first steps: contrastive only, on the token embeddings alone, the layers being silent
     bag_tokens: int = 100_000  # padded passage tokens of their batches
     bag_rate: float = 0.03  # their learning rate

@@ -59,6 +59,9 @@ def make_module(config: TrainConfig, start: Start, dtype: torch.dtype) -> GritMo
     lm.set_attn_implementation(attention.register())
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.torch_compile:
+        for layer in lm.get_decoder().layers:  # one by one: what is compiled for the first serves the others
+            layer.compile(dynamic=True)
     torch.manual_seed(config.seed)  # of a new projection
     module = GritModule(lm, config.model, dtype=dtype)
     _load_projection(config.model, module)

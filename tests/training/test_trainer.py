@@ -293,6 +293,16 @@ def test_gradient_checkpointing_changes_no_loss(tmp_path: Path) -> None:
         assert [one["embedding"], one["generative"]] == pytest.approx([two["embedding"], two["generative"]], rel=1e-5)
 
 
+@pytest.mark.extended
+def test_compiled_layers_change_no_loss(tmp_path: Path) -> None:
+    plain, compiled = (
+        Run(tiny_recipe(tmp_path / str(wanted), bag_steps=0, torch_compile=wanted)) for wanted in (False, True)
+    )
+    for _ in range(3):
+        one, two = plain.step(), compiled.step()
+        assert [one["embedding"], one["generative"]] == pytest.approx([two["embedding"], two["generative"]], rel=1e-4)
+
+
 def test_a_new_objective_needs_nothing_from_the_trainer(tmp_path: Path) -> None:
     class Shrink:
         """Keeps the head small; its rows are numbers."""
