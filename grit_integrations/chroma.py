@@ -62,7 +62,7 @@ class VectorOrigin:
     document_instruction: str = ""
 
     @classmethod
-    def of(cls, model: GritLM, *, document_instruction: str = "") -> VectorOrigin:
+    def of(cls, model: GritLM, *, document_instruction: str | None = None) -> VectorOrigin:
         """Return the origin of the vectors that `model` makes of documents; reads no weights."""
         return cls(
             _place(model.source),
@@ -70,7 +70,7 @@ class VectorOrigin:
             model.pooling,
             model.settings.normalize,
             model.settings.truncate_dim or 0,
-            document_instruction,
+            model.document_instruction if document_instruction is None else document_instruction,
         )
 
     def check(self, wanted: VectorOrigin, where: str) -> None:
@@ -101,8 +101,9 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
     Args:
         model: a `GritLM`, or what its constructor takes as `source`. Its small files are read at once, because Chroma
             hides an error that it meets while it creates a collection; weights are loaded at first use.
-        query_instruction: what queries are for; it may change later without indexing again.
-        document_instruction: GRIT gives documents none; it is part of what the stored vectors are.
+        query_instruction: what queries are for, by default as the checkpoint says; it may change later as it likes.
+        document_instruction: GRIT gives documents none; it is part of what the stored vectors are. By default as the
+            checkpoint says.
 
     Raises:
         ModelLoadError: there is no usable checkpoint.
@@ -123,11 +124,12 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
         self,
         model: GritLM | str | Path = BUNDLED_NAME,
         *,
-        query_instruction: str = "",
-        document_instruction: str = "",
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
     ) -> None:
-        self.query_instruction = check_characters(query_instruction, "The query's instruction")
-        check_characters(document_instruction, "The document's instruction")
+        check_characters(query_instruction or "", "The query's instruction")
+        check_characters(document_instruction or "", "The document's instruction")
+        self.query_instruction = query_instruction
         self.model = _as_grit(model)
         self.origin = VectorOrigin.of(self.model, document_instruction=document_instruction)
         self._checked = True
@@ -216,8 +218,8 @@ class GritEmbeddingFunction(EmbeddingFunction[Documents]):
 
 
 _CONFIG: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "fingerprint", "pooling", "document_instruction", "query_instruction", "dtype"), (str,)),
-    **dict.fromkeys(("revision", "gguf_file", "adapter", "embedding_head"), (str, type(None))),
+    **dict.fromkeys(("model", "fingerprint", "pooling", "document_instruction", "dtype"), (str,)),
+    **dict.fromkeys(("revision", "gguf_file", "adapter", "embedding_head", "query_instruction"), (str, type(None))),
     "normalize": (bool,),
     "truncate_dim": (int,),
 }
@@ -287,8 +289,8 @@ def open_collection(
     name: str,
     model: GritLM | str | Path = BUNDLED_NAME,
     *,
-    query_instruction: str = "",
-    document_instruction: str = "",
+    query_instruction: str | None = None,
+    document_instruction: str | None = None,
 ) -> PartedCollection:
     """Return the collection `name`, created if it is not there, after checking that its vectors are this model's.
 
@@ -332,7 +334,7 @@ def _created(
         raise  # it was another complaint, such as an impossible name
 
 
-def stamp(model: GritLM | str | Path, *, document_instruction: str = "") -> dict[str, str | int | bool]:
+def stamp(model: GritLM | str | Path, *, document_instruction: str | None = None) -> dict[str, str | int | bool]:
     """Return collection metadata that says which model makes its vectors; reads no weights.
 
     Give it to a framework that creates the collection itself: `Chroma(..., collection_metadata=stamp(grit))`.
@@ -341,7 +343,9 @@ def stamp(model: GritLM | str | Path, *, document_instruction: str = "") -> dict
     return {f"{_STAMP}{key}": value for key, value in asdict(origin).items()}
 
 
-def check_collection(collection: Collection, model: GritLM | str | Path, *, document_instruction: str = "") -> None:
+def check_collection(
+    collection: Collection, model: GritLM | str | Path, *, document_instruction: str | None = None
+) -> None:
     """Refuse a collection whose vectors do not compare with those of `model`; reads no weights.
 
     An empty collection that does not say which model it is for passes.

@@ -16,6 +16,7 @@ from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.loading.sources import BUNDLED_NAME, SourceOptions, find_checkpoint
 from grit_integrations.loading.weights import LoadOptions, head_digest
+from grit_integrations.prompts.formats import check_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -244,6 +245,16 @@ class ModelHandle:
         return self._session().pooling
 
     @property
+    def query_instruction(self) -> str:
+        """What queries are embedded under where no instruction is given."""
+        return self.checkpoint.tokenizer.format.query_instruction
+
+    @property
+    def document_instruction(self) -> str:
+        """What documents are embedded under where no instruction is given."""
+        return self.checkpoint.tokenizer.format.document_instruction
+
+    @property
     def dim(self) -> int:
         """Length of an embedding; loads the weights if there is a projection head."""
         return self._session().dim
@@ -266,6 +277,14 @@ class ModelHandle:
     def lm(self) -> PreTrainedModel:
         """The loaded transformers model."""
         return self._loaded().weights.lm
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` takes inside a prompt; reads no weights."""
+        return self.checkpoint.tokenizer.count(check_characters(text, "The text"))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of `text` inside a prompt; reads no weights."""
+        return self.checkpoint.tokenizer.encode_texts([check_characters(text, "The text")])[0] if text else []
 
     def describe(self) -> dict[str, object]:
         """Return what is loaded: architecture, device, precision, window, dimension, parameters, bytes, fingerprint."""

@@ -41,14 +41,14 @@ class PromptOptions(TypedDict, total=False):
         known_documents: texts that may stand verbatim in the messages; where one does, it is a block of the KV cache.
             Documents given to `remember_documents` are known anyway, except in `"doc"` mode, where a block of its own
             is read differently: there an answer depends on its own call alone.
-        query_instruction: what the question was embedded under; used by the `query` modes of caching, and by quoting
-            that picks sentences.
+        query_instruction: what the question was embedded under, by default the model's own; used by the `query` modes
+            of caching, and by quoting that picks sentences.
         quotable: of each document, where the part begins and ends that may be quoted, in characters; by default all.
     """
 
     caching: Caching | None
     known_documents: Sequence[str]
-    query_instruction: str
+    query_instruction: str | None
     quotable: Sequence[tuple[int, int]] | None
 
 
@@ -99,13 +99,19 @@ class GritLM(ModelHandle):
     # Embedding
 
     def embed_queries(
-        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        instruction: str | None = None,
+        truncate: bool = False,
+        progress: bool | None = None,
     ) -> Vectors:
         """Embed queries under a task instruction.
 
         Args:
             texts: an empty list gives an empty result.
-            instruction: what the query is for, such as `"Given a question, retrieve passages that answer it"`.
+            instruction: what the query is for, such as `"Given a question, retrieve passages that answer it"`; `None`
+                takes the model's own (`grit_config.json`), of which GritLM has none, and `""` is none.
             truncate: cut texts that do not fit into the window instead of raising, with a warning that says how much.
             progress: show a bar if it takes more than two seconds; `None` shows it on a terminal only.
 
@@ -118,29 +124,38 @@ class GritLM(ModelHandle):
             PromptError: not a string, NUL, lone surrogate.
             ContextOverflowError: a text is longer than the window.
         """
-        how = Embedding(kind="Query", instruction=instruction, truncate=truncate)
+        how = Embedding(side="Query", instruction=instruction, truncate=truncate)
         return embed(self._session(), texts, how, progress=progress)
 
     def embed_documents(
-        self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False, progress: bool | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        instruction: str | None = None,
+        truncate: bool = False,
+        progress: bool | None = None,
     ) -> Vectors:
         """Embed documents; for retrieval GRIT gives them no instruction. Otherwise like `embed_queries`.
 
         With `caching="doc"` (or `"query-doc"`, `"doc-query"`) the keys and values of the same pass are kept, so that
         answers from these documents start from them.
         """
-        how = Embedding(kind="Document", instruction=instruction, truncate=truncate)
+        how = Embedding(side="Document", instruction=instruction, truncate=truncate)
         return embed(self._session(), texts, how, progress=progress)
 
-    async def aembed_queries(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
+    async def aembed_queries(
+        self, texts: Sequence[str], *, instruction: str | None = None, truncate: bool = False
+    ) -> Vectors:
         """Embed queries without blocking the event loop; cancelling the task stops the work."""
-        how = Embedding(kind="Query", instruction=instruction, truncate=truncate)
-        return await aembed(self._session(), texts, how)
+        return await aembed(self._session(), texts, Embedding(side="Query", instruction=instruction, truncate=truncate))
 
-    async def aembed_documents(self, texts: Sequence[str], *, instruction: str = "", truncate: bool = False) -> Vectors:
+    async def aembed_documents(
+        self, texts: Sequence[str], *, instruction: str | None = None, truncate: bool = False
+    ) -> Vectors:
         """Embed documents without blocking the event loop; cancelling the task stops the work."""
-        how = Embedding(kind="Document", instruction=instruction, truncate=truncate)
-        return await aembed(self._session(), texts, how)
+        return await aembed(
+            self._session(), texts, Embedding(side="Document", instruction=instruction, truncate=truncate)
+        )
 
     # Generation
 
@@ -180,7 +195,7 @@ class GritLM(ModelHandle):
             documents,
             caching=caching,
             known=[*as_list(options.get("known_documents", ()), "documents"), *self._remembered(caching)],
-            query_instruction=options.get("query_instruction", ""),
+            query_instruction=options.get("query_instruction"),
             quotable=options.get("quotable"),
         )
 
@@ -359,14 +374,6 @@ class GritLM(ModelHandle):
         jobs = (ReadJob(engine.prefill, cache.reuse(plan, caching)) for plan in shown)
         reads = [wait(engine.scheduler.submit(job).future) for job in jobs]
         return total_report(caching, [read.report() for read in reads])
-
-    def count_tokens(self, text: str) -> int:
-        """Return how many tokens `text` takes inside a prompt; reads no weights."""
-        return self.checkpoint.tokenizer.count(check_characters(text, "The text"))
-
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of `text` inside a prompt; reads no weights."""
-        return self.checkpoint.tokenizer.encode_texts([check_characters(text, "The text")])[0] if text else []
 
     def count_message_tokens(
         self, messages: Messages, documents: Sequence[str] = (), *, caching: Caching | None = None

@@ -292,7 +292,7 @@ class RerankingOptions(TypedDict, total=False):
     passage_tokens: int | None
     window: int
     step: int
-    instruction: str
+    instruction: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +315,7 @@ class Reranking(Options):
         passage_tokens: a longer passage is truncated; by default each has as many tokens as fit into the window.
         window: passages in one listwise prompt.
         step: passages by which the window moves, from the last to the first.
-        instruction: what the query is embedded under, for `"embedding"` and `cosine`.
+        instruction: what the query is embedded under, for `"embedding"` and `cosine`; by default the model's own.
 
     Raises:
         OptionError: a value that is none of these, or out of range.
@@ -328,7 +328,7 @@ class Reranking(Options):
     passage_tokens: int | None = None
     window: int = 20
     step: int = 10
-    instruction: str = ""
+    instruction: str | None = None
 
     @property
     def compares_vectors(self) -> bool:
@@ -356,7 +356,7 @@ class Reranking(Options):
                 f"window={self.window!r} and step={self.step!r}: a window has at least 2 passages and moves by 1 or "
                 "more, but by fewer than it has. RankGPT uses 20 and 10."
             )
-        check(isinstance(self.instruction, str), "instruction", self.instruction, "a string")
+        check(isinstance(self.instruction, str | None), "instruction", self.instruction, "a string, or None")
 
 
 def check_top_n(top_n: object) -> int | None:

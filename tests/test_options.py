@@ -68,7 +68,7 @@ def test_keyword_arguments_of_reranking_are_its_options() -> None:
         (Reranking, "window", [1, "20", 2.5]),
         (Reranking, "step", [0, 20, "10"]),
         (Reranking, "method", ["pairwise", 3, ["pointwise"]]),
-        (Reranking, "instruction", [None, 3]),
+        (Reranking, "instruction", [3, ["Find"]]),
     ],
 )
 def test_impossible_values_are_named(kind: type[Options], name: str, values: list[Any]) -> None:

@@ -16,7 +16,6 @@ from grit_integrations.cli.model_choice import QUOTES_NOTE, QUOTING, is_bundled,
 from grit_integrations.cli.wrapped_text import WrappedStream
 from grit_integrations.errors import ContextOverflowError, IngestError
 from grit_integrations.ingest import Hit, PassageIndex
-from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION
 from grit_integrations.options import CANDIDATES, Decoding, check_caching
 from grit_integrations.prompts.formats import Message
 from grit_integrations.prompts.requests import Prompt
@@ -112,7 +111,7 @@ class Conversation:
         history, used = list(self.history), list(hits)
         while True:
             messages = [*history, Message("user", question)]
-            prompt = grit.prompt(messages, _texts(used), query_instruction=QUERY_INSTRUCTION)
+            prompt = grit.prompt(messages, _texts(used), query_instruction=self.index.query_instruction)
             if not prompt.missing(self.decoding.max_new_tokens):
                 return used, prompt
             if history:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from grit_integrations.prompts.requests import embedding_inputs
 if TYPE_CHECKING:
     from grit_integrations.engine.encode_job import Keep
     from grit_integrations.engine.session import Session
+    from grit_integrations.prompts.prompt_format import EmbeddingSide
     from grit_integrations.prompts.requests import EncoderInput
     from grit_integrations.results import Vectors
 
@@ -31,14 +32,14 @@ class Embedding:
     """How the texts of one call are embedded.
 
     Attributes:
-        kind: `"Query"` or `"Document"`, also for messages.
-        instruction: what queries are for.
+        side: which of both the texts are; also said in messages.
+        instruction: what queries are for; `None` takes the model's own, `""` none.
         truncate: cut texts that do not fit into the window, with a warning.
         keep_blocks: keep keys and values as the session's caching mode says.
     """
 
-    kind: Literal["Query", "Document"]
-    instruction: str = ""
+    side: EmbeddingSide
+    instruction: str | None = None
     truncate: bool = False
     keep_blocks: bool = True
 
@@ -70,20 +71,20 @@ class Unkept:
 
     session: Session
 
-    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> Vectors:
+    def embed_queries(self, texts: Sequence[str], *, instruction: str | None = None) -> Vectors:
         """Return (texts, dim) float32."""
-        how = Embedding(kind="Query", instruction=instruction, keep_blocks=False)
+        how = Embedding(side="Query", instruction=instruction, keep_blocks=False)
         return embed(self.session, texts, how, progress=False)
 
     def embed_documents(self, texts: Sequence[str], *, truncate: bool = False) -> Vectors:
         """Return (texts, dim) float32."""
-        how = Embedding(kind="Document", truncate=truncate, keep_blocks=False)
+        how = Embedding(side="Document", truncate=truncate, keep_blocks=False)
         return embed(self.session, texts, how, progress=False)
 
 
 def _inputs(session: Session, texts: Sequence[str], how: Embedding) -> list[EncoderInput]:
     prepare = partial(embedding_inputs, instruction=how.instruction, truncate=how.truncate)
-    return prepare(session.tokenizer, session.window, texts, how.kind)
+    return prepare(session.tokenizer, session.window, texts, how.side)
 
 
 def _none(session: Session) -> Vectors:
@@ -93,10 +94,11 @@ def _none(session: Session) -> Vectors:
 def _keeper(session: Session, inputs: Sequence[EncoderInput], how: Embedding) -> Keep | None:
     """Return what keeps the blocks of an embedding pass, if answers in the session's mode can start from them."""
     mode = MODES[session.settings.caching]
-    wanted = mode.embeds_query if how.kind == "Query" else mode.embeds_documents and not how.instruction
+    own = how.instruction in (None, session.tokenizer.format.document_instruction)  # under which prompts have them
+    wanted = mode.embeds_query if how.side == "Query" else mode.embeds_documents and own
     if not (wanted and how.keep_blocks):
         return None
-    return session.cache.keeper(inputs, session.settings.caching, document=how.kind == "Document")
+    return session.cache.keeper(inputs, session.settings.caching, document=how.side == "Document")
 
 
 def _finished(session: Session, vectors: Tensor) -> Vectors:

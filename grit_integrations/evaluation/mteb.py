@@ -35,9 +35,10 @@ _TAKEN = ("batch_size", "show_progress_bar")  # of mteb's options; batches are c
 class GritEncoder:
     """A GritLM that fits mteb's `EncoderProtocol`: `mteb.evaluate(GritEncoder(grit), tasks)`.
 
-    Queries get the task's instruction and documents none. Texts of tasks that know no documents (classification,
-    clustering, semantic similarity) get the instruction on every side, as in the GRIT paper. What is longer than the
-    window is truncated; a blank text, which some corpora hold, has a vector of zeros, similar to nothing.
+    Queries get the task's instruction and documents none but the model's own. Texts of tasks that know no documents
+    (classification, clustering, semantic similarity) get the instruction on every side, as in the GRIT paper. What is
+    longer than the window is truncated; a blank text, which some corpora hold, has a vector of zeros, similar to
+    nothing.
 
     Args:
         model: a `GritLM`, or its name or directory, which is how mteb's own loader makes one.
@@ -87,7 +88,7 @@ class GritEncoder:
         texts = _texts(inputs, task_metadata)
         is_document = prompt_type is not None and prompt_type.value == "document"
         embed = self.grit.embed_documents if is_document else self.grit.embed_queries
-        instruction = "" if is_document else task_instruction(task_metadata, self.instructions)
+        instruction = None if is_document else task_instruction(task_metadata, self.instructions)
         held = [index for index, text in enumerate(texts) if text.strip()]
         vectors = np.zeros((len(texts), self.grit.dim), dtype=np.float32)
         vectors[held] = embed(

@@ -99,6 +99,11 @@ class PassageIndex:
         """Return this index, opened with another handle on the same weights."""
         return PassageIndex(self.directory, model)
 
+    @property
+    def query_instruction(self) -> str:
+        """What questions are embedded under: the model's own words for it, if its checkpoint has any."""
+        return self.model.query_instruction or QUERY_INSTRUCTION
+
     @cached_property
     def records(self) -> SqliteRecordManager:
         """Which passages of which files are in the index."""
@@ -109,7 +114,7 @@ class PassageIndex:
         """The passages as a Chroma collection, for a plain Chroma program or LlamaIndex."""
         from grit_integrations.chroma import open_collection
 
-        return open_collection(self._client, COLLECTION, self.model, query_instruction=QUERY_INSTRUCTION)
+        return open_collection(self._client, COLLECTION, self.model, query_instruction=self.query_instruction)
 
     @cached_property
     def vectors(self) -> Chroma:
@@ -123,7 +128,7 @@ class PassageIndex:
         from grit_integrations.langchain import GritEmbeddings
 
         name = self.collection.name  # made and checked before LangChain opens it
-        embeddings = GritEmbeddings(model=self.model, query_instruction=QUERY_INSTRUCTION)
+        embeddings = GritEmbeddings(model=self.model, query_instruction=self.query_instruction)
         return Chroma(client=self._client, collection_name=name, embedding_function=embeddings)
 
     @cached_property

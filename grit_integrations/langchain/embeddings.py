@@ -49,11 +49,13 @@ class GritEmbeddings(ModelSource, Embeddings):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    query_instruction: StrictStr = ""
-    """What queries are for, such as `"Given a question, retrieve passages that answer it"`."""
+    query_instruction: StrictStr | None = None
+    """What queries are for, such as `"Given a question, retrieve passages that answer it"`; `""` is none, and `None`
+    what the checkpoint says, of which GritLM says nothing."""
 
-    document_instruction: StrictStr = ""
-    """GRIT gives documents none for retrieval; for symmetric tasks give both sides the same."""
+    document_instruction: StrictStr | None = None
+    """GRIT gives documents none for retrieval; for symmetric tasks give both sides the same. By default what the
+    checkpoint says."""
 
     truncate: StrictBool = False
     """Cut texts that do not fit into the window, with a warning that says how much, instead of raising."""
@@ -123,8 +125,8 @@ class GritEmbeddings(ModelSource, Embeddings):
             grit.pooling,
             grit.settings.normalize,
             grit.settings.truncate_dim,
-            self.query_instruction,
-            self.document_instruction,
+            grit.query_instruction if self.query_instruction is None else self.query_instruction,
+            grit.document_instruction if self.document_instruction is None else self.document_instruction,
             self.truncate,
         )
         return "grit-" + hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

@@ -257,7 +257,7 @@ class GritRetriever(ModelSource, BaseRetriever):
         return (
             isinstance(embeddings, GritEmbeddings)
             and embeddings.grit is self.grit
-            and not embeddings.document_instruction  # whose blocks hold more than the document
+            and embeddings.document_instruction in (None, self.grit.document_instruction)
             and MODES[self.grit.caching].embeds_documents
         )
 

@@ -51,7 +51,7 @@ class GritChatEngine(CondensePlusContextChatEngine):
     """
 
     _caching: Caching | None = None
-    _query_instruction: str = ""
+    _query_instruction: str | None = None
 
     @classmethod
     def from_defaults(  # type: ignore[override]  # context_prompt: documents have the model's own format here
@@ -63,7 +63,7 @@ class GritChatEngine(CondensePlusContextChatEngine):
         system_prompt: str | None = None,
         *,
         caching: Caching | None = None,
-        query_instruction: str = "",
+        query_instruction: str | None = None,
         skip_condense: bool = True,
         condense_prompt: str | None = None,
         node_postprocessors: Sequence[BaseNodePostprocessor] | None = None,
@@ -78,7 +78,8 @@ class GritChatEngine(CondensePlusContextChatEngine):
             memory: where turns are kept; by default in main memory, as many as fit into the window.
             system_prompt: what stands before the conversation.
             caching: another mode than the language model's.
-            query_instruction: what questions were embedded under (for the `query` modes of caching).
+            query_instruction: what questions were embedded under (for the `query` modes of caching); by default as the
+                checkpoint says.
             skip_condense: search for the message itself instead of a question rewritten from the conversation.
             condense_prompt: how the question is rewritten.
             node_postprocessors: what filters or reorders nodes.

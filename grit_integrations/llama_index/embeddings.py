@@ -36,7 +36,8 @@ class GritEmbedding(GritComponent, BaseEmbedding):
     Args:
         model: a `GritLM`, or a name that is loaded at first use; by default the environment's `GRIT_MODEL`, else
             `"grit-mini"`.
-        query_instruction: what queries are for, such as `"Given a question, retrieve passages that answer it"`.
+        query_instruction: what queries are for, such as `"Given a question, retrieve passages that answer it"`; `""` is
+            none, and `None` what the checkpoint says, of which GritLM says nothing.
         text_instruction: the same for documents; leave it empty for retrieval.
         truncate: cut texts that do not fit into the model's window instead of raising.
         embed_batch_size: texts handed to the model at once, at most 2,048.
@@ -57,8 +58,8 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         True
     """
 
-    query_instruction: str = Field(default="", description="What queries are for.")
-    text_instruction: str = Field(default="", description="What documents are for; empty for retrieval.")
+    query_instruction: str | None = Field(default=None, description="What queries are for; None as the model says.")
+    text_instruction: str | None = Field(default=None, description="What documents are for; None as the model says.")
     truncate: bool = Field(default=False, description="Whether texts that do not fit are cut.")
     embed_batch_size: int = Field(default=256, description="Texts handed to the model at once.", gt=0, le=2048)
     embeddings_cache: Any | None = Field(default=None, description="Key-value store of vectors.", exclude=True)
@@ -67,8 +68,8 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         self,
         model: GritLM | str | Path | None = None,
         *,
-        query_instruction: str = "",
-        text_instruction: str = "",
+        query_instruction: str | None = None,
+        text_instruction: str | None = None,
         truncate: bool = False,
         embed_batch_size: int = 256,
         num_workers: int | None = None,
@@ -176,7 +177,7 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         embed = self._model.aembed_queries if side == "query" else self._model.aembed_documents
         return _lists(await embed(texts, instruction=self._instruction(side), truncate=self.truncate))
 
-    def _instruction(self, side: Side) -> str:
+    def _instruction(self, side: Side) -> str | None:
         return self.query_instruction if side == "query" else self.text_instruction
 
     def _cache_keys(self, side: Side, texts: Sequence[str]) -> list[str]:
@@ -184,7 +185,9 @@ class GritEmbedding(GritComponent, BaseEmbedding):
         fields = model_fields_of(self._model)
         identity: dict[str, object] = {name: fields[name] for name in fields if name not in ("model_name", "revision")}
         identity |= {"fingerprint": self._model.fingerprint, "role": side}
-        identity |= {"instruction": self._instruction(side), "truncate": self.truncate}
+        own = self._model.query_instruction if side == "query" else self._model.document_instruction
+        given = self._instruction(side)
+        identity |= {"instruction": own if given is None else given, "truncate": self.truncate}
         return [cache_key(identity, text) for text in texts]
 
     def _is_local(self) -> bool:

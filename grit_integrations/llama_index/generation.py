@@ -39,7 +39,7 @@ class LLMCall:
     documents: list[str]
     decoding: Decoding
     caching: Caching | None
-    query_instruction: str
+    query_instruction: str | None
     quotable: Sequence[tuple[int, int]] | None
     prepared: Prompt | None
     known_documents: Sequence[str] = ()
@@ -57,12 +57,11 @@ class LLMCall:
         single = {name: value for name, value in overrides.items() if name in Decoding.names()}
         whole, documents = overrides.get("decoding"), overrides.get("documents")
         mode = caching if overrides.get("caching") is None else overrides["caching"]
-        instruction = overrides.get("query_instruction")
         return cls(
             documents=[] if documents is None else as_list(documents, "documents"),
             decoding=decoding.with_options(**single) if whole is None else Decoding.of(whole, single),
             caching=None if mode is None else check_caching(mode),
-            query_instruction="" if instruction is None else instruction,
+            query_instruction=overrides.get("query_instruction"),
             quotable=overrides.get("quotable"),
             prepared=documents.prompt if isinstance(documents, PreparedDocuments) else None,
         )

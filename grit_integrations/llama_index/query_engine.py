@@ -59,7 +59,7 @@ class GritQueryEngine(RetrieverQueryEngine):
         *,
         streaming: bool = False,
         caching: Caching | None = None,
-        query_instruction: str = "",
+        query_instruction: str | None = None,
         output_cls: type[BaseModel] | None = None,
     ) -> Self:
         """Return an engine around `retriever`.
@@ -72,7 +72,8 @@ class GritQueryEngine(RetrieverQueryEngine):
             callback_manager: the framework's callbacks.
             streaming: give responses that stream.
             caching: another mode than the language model's.
-            query_instruction: what questions were embedded under (for the `query` modes of caching).
+            query_instruction: what questions were embedded under (for the `query` modes of caching); by default as the
+                checkpoint says.
             output_cls: a pydantic class that answers are parsed into.
 
         Raises:
@@ -97,7 +98,7 @@ class GritQueryEngine(RetrieverQueryEngine):
         caching: Caching | None = None,
         streaming: bool = False,
         prefer_cached: float = 0.0,
-        query_instruction: str = "",
+        query_instruction: str | None = None,
         node_postprocessors: Sequence[BaseNodePostprocessor] | None = None,
         **options: Any,
     ) -> Self:
@@ -110,7 +111,8 @@ class GritQueryEngine(RetrieverQueryEngine):
             caching: another mode than the model's.
             streaming: give responses that stream.
             prefer_cached: see `GritRetriever`.
-            query_instruction: what questions were embedded under (for the `query` modes of caching).
+            query_instruction: what questions were embedded under (for the `query` modes of caching); by default as the
+                checkpoint says.
             node_postprocessors: what filters or reorders nodes.
             **options: those of `GritLLM`, such as `max_new_tokens`.
 

@@ -17,8 +17,8 @@ def install(
     model: GritLM | str | Path | None = None,
     *,
     settings: Any = Settings,
-    query_instruction: str = "",
-    text_instruction: str = "",
+    query_instruction: str | None = None,
+    text_instruction: str | None = None,
     truncate: bool = False,
     **options: Any,
 ) -> GritLM:
@@ -30,7 +30,7 @@ def install(
     Args:
         model: a `GritLM`, or a name; by default the environment's `GRIT_MODEL`, else `"grit-mini"`.
         settings: what is set; by default the framework's global `Settings`.
-        query_instruction: what queries are for.
+        query_instruction: what queries are for; by default what the checkpoint says, of which GritLM says nothing.
         text_instruction: the same for documents; leave it empty for retrieval.
         truncate: cut texts that do not fit into the model's window instead of raising.
         **options: those of `GritLLM`, such as `max_new_tokens`, `temperature` or `system_prompt`.

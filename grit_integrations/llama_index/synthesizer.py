@@ -75,7 +75,8 @@ class GritSynthesizer(BaseSynthesizer):
         llm: a `GritLLM`, or a structured one around it; by default that of `Settings`.
         streaming: give responses that stream.
         caching: another mode than the language model's.
-        query_instruction: what questions were embedded under (for the `query` modes of caching).
+        query_instruction: what questions were embedded under (for the `query` modes of caching); by default what the
+            checkpoint says.
         chat_history: the messages before each question, such as a system message and earlier turns.
         fallback: who answers what this one cannot; by default `CompactAndRefine` with the same `llm`.
         callback_manager: the framework's callbacks.
@@ -99,7 +100,7 @@ class GritSynthesizer(BaseSynthesizer):
         *,
         streaming: bool = False,
         caching: Caching | None = None,
-        query_instruction: str = "",
+        query_instruction: str | None = None,
         chat_history: Sequence[ChatMessage] = (),
         fallback: BaseSynthesizer | None = None,
         callback_manager: CallbackManager | None = None,
@@ -110,7 +111,7 @@ class GritSynthesizer(BaseSynthesizer):
         if caching is not None:
             check_caching(caching)
         check_messages(chat_history)
-        check_kind("query_instruction", query_instruction, str)
+        check_kind("query_instruction", query_instruction, str, NoneType)
         check_kind("fallback", fallback, BaseSynthesizer, NoneType)
         check_kind("prompt_helper", prompt_helper, PromptHelper, NoneType)
         check_kind("streaming", streaming, bool)

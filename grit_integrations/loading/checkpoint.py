@@ -185,7 +185,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
     if not isinstance(hf, PreTrainedTokenizerFast):
         raise ModelLoadError(f"{checkpoint.name}: {type(hf).__name__} is no fast tokenizer. Add a tokenizer.json.")
     try:
-        tokenizer = PromptTokenizer(hf)
+        tokenizer = PromptTokenizer(hf, checkpoint.grit_config.prompts)
     except GritError:
         raise
     except Exception as error:  # whatever a damaged vocabulary makes of itself

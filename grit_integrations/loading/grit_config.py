@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from grit_integrations.errors import ModelLoadError
+from grit_integrations.errors import ModelLoadError, PromptError
 from grit_integrations.loading.bases import Base
 from grit_integrations.options import ORDERS, POOLINGS
+from grit_integrations.prompts.formats import check_characters
+from grit_integrations.prompts.prompt_format import PromptFormat
 
 if TYPE_CHECKING:
     from grit_integrations.options import Order, Pooling
@@ -26,6 +28,8 @@ class GritConfig:
         golden: known prompts and their token ids.
         pooling: how token states become a vector.
         attention: over instruction and text when embedding, then when generating, as the reference writes it.
+        query_instruction: what queries are embedded under where a caller gives no instruction.
+        document_instruction: the same for documents.
         reranking_order: what stands first in a pointwise prompt, of a model that was trained to judge passages.
     """
 
@@ -34,6 +38,8 @@ class GritConfig:
     golden: Mapping[str, Sequence[int]] = field(default_factory=dict)
     pooling: Pooling = "mean"
     attention: Literal["bbcc"] = "bbcc"
+    query_instruction: str = ""
+    document_instruction: str = ""
     reranking_order: Order | None = None
 
     @classmethod
@@ -62,6 +68,11 @@ class GritConfig:
         base = table.get("base")
         return cls(**{**table, "base": None if base is None else Base.of(base, name)})
 
+    @property
+    def prompts(self) -> PromptFormat:
+        """What the model's prompts look like."""
+        return PromptFormat(query_instruction=self.query_instruction, document_instruction=self.document_instruction)
+
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
@@ -83,6 +94,15 @@ def _one_of(*known: object) -> _Rule:
     )
 
 
+def _is_text(value: object) -> bool:
+    try:
+        check_characters(value, "It")
+    except PromptError:
+        return False
+    return True
+
+
+_TEXT = _Rule("a text without NUL and lone surrogates", _is_text)
 _RULES = {
     "format": _one_of(1),
     "base": _Rule("an object", lambda value: isinstance(value, dict)),
@@ -92,5 +112,7 @@ _RULES = {
     ),
     "pooling": _one_of(*POOLINGS),
     "attention": _one_of("bbcc"),
+    "query_instruction": _TEXT,
+    "document_instruction": _TEXT,
     "reranking_order": _one_of(*ORDERS),
 }

@@ -63,11 +63,12 @@ class Cut:
 class Embedded:
     """A text read with bidirectional attention, by itself, as an embedding prompt: the paper's cached text.
 
-    `document` says whether it is worth keeping on disk; a query is not.
+    `document` says whether it is worth keeping on disk; a query is not. Without an instruction it is embedded under the
+    model's own for documents, as `GritLM.embed_documents` does.
     """
 
     text: str
-    instruction: str = ""
+    instruction: str | None = None
     document: bool = True
 
 

@@ -108,6 +108,7 @@ def embedded_ids(text: str, instruction: str, tokenizer: PromptTokenizer) -> lis
 
 
 def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> PlannedBlock:
-    ids = embedded_ids(part.text, part.instruction, tokenizer)
+    instruction = tokenizer.format.instruction("Document", part.instruction)
+    ids = embedded_ids(part.text, instruction, tokenizer)
     drop = 0 if first else len(tokenizer.bos_ids)
     return PlannedBlock(tuple(ids), "bidirectional", part.document, drop)

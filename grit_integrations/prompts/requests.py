@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from grit_integrations.prompts.formats import (
         Message,
         Messages,
-        as_list,
     )
     from grit_integrations.prompts.plan import Plan
+    from grit_integrations.prompts.prompt_format import EmbeddingSide
     from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def prompt_of(
     *,
     caching: Caching = "prefix",
     known: Sequence[str] = (),
-    query_instruction: str = "",
+    query_instruction: str | None = None,
     quotable: Sequence[tuple[int, int]] | None = None,
 ) -> Prompt:
     """Return a checked prompt; the arguments are those of `GritLM.generate`.
@@ -149,7 +149,7 @@ def prompt_of(
         documents=texts,
         caching=check_caching(caching),
         known=tuple(check_characters(text, f"Known document {index}") for index, text in enumerate(known)),
-        query_instruction=check_characters(query_instruction, "The query's instruction"),
+        query_instruction=_instruction(tokenizer, "Query", query_instruction, "The query's instruction"),
         quotable=None if quotable is None else tuple(as_list(quotable, "quotable parts")),
     )
 
@@ -178,14 +178,14 @@ def embedding_inputs(
     tokenizer: PromptTokenizer,
     window: int,
     texts: Sequence[str],
-    kind: str,
+    side: EmbeddingSide,
     *,
-    instruction: str = "",
+    instruction: str | None = None,
     truncate: bool = False,
 ) -> list[EncoderInput]:
     """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
     texts = as_list(texts, "texts")
-    header = tokenizer.encode(embedding_header(check_characters(instruction, "The instruction")))
+    header = tokenizer.encode(embedding_header(_instruction(tokenizer, side, instruction, "The instruction")))
     room = window - len(header)
     if room <= 0:
         raise ContextOverflowError(
@@ -193,14 +193,18 @@ def embedding_inputs(
             "has no room for a text beside them. Shorten the instruction."
         )
     for index, text in enumerate(texts):
-        check_text(text, f"{kind} {index}")
+        check_text(text, f"{side} {index}")
         if not truncate:
-            tokenizer.check_length(text, room, f"{kind} {index}")
+            tokenizer.check_length(text, room, f"{side} {index}")
     encoded = tokenizer.encode_texts([tokenizer.cut(text, room) for text in texts])
     for index, ids in enumerate(encoded):
         if len(ids) > room:
-            _report_overflow(f"{kind} {index}", len(ids), room, truncate)
+            _report_overflow(f"{side} {index}", len(ids), room, truncate)
     return [EncoderInput([*header, *ids[:room]], header=len(header)) for ids in encoded]
+
+
+def _instruction(tokenizer: PromptTokenizer, side: EmbeddingSide, given: str | None, where: str) -> str:
+    return check_characters(tokenizer.format.instruction(side, given), where)
 
 
 def _report_overflow(where: str, found: int, room: int, truncate: bool) -> None:

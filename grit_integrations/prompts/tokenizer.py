@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
 from grit_integrations.prompts.formats import MARKERS, ZERO_WIDTH_SPACE, Segment, Special, neutralise
+from grit_integrations.prompts.prompt_format import PromptFormat
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -39,10 +40,15 @@ class PromptTokenizer:
     A SentencePiece-style tokenizer puts `▁` in front of any text that it tokenises alone. Text that continues a
     prompt has none, so it is tokenised behind a newline, which never merges with its neighbours in such vocabularies,
     and the newline's ids are cut off again. Text right behind a special token keeps its `▁`, as in training.
+
+    Args:
+        tokenizer: the checkpoint's.
+        prompt_format: what the model's prompts look like; by default GritLM's.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, prompt_format: PromptFormat | None = None) -> None:
         self.hf = tokenizer
+        self.format = prompt_format or PromptFormat()
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()  # a file may carry those that the tokenizer was last used with
         self._backend.no_padding()

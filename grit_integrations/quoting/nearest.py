@@ -41,7 +41,7 @@ _COMMON = frozenset(
 class Embedder(Protocol):
     """What finds sentences: a `GritLM`."""
 
-    def embed_queries(self, texts: Sequence[str], *, instruction: str = "") -> npt.NDArray[np.float32]:
+    def embed_queries(self, texts: Sequence[str], *, instruction: str | None = None) -> npt.NDArray[np.float32]:
         """Return (texts, dim) float32."""
         ...
 
@@ -57,7 +57,7 @@ def best_quotes(
     *,
     limit: int = 3,
     length: int = SENTENCES,
-    instruction: str = "",
+    instruction: str | None = None,
     lexical_weight: float = LEXICAL_WEIGHT,
 ) -> list[Quote]:
     """Return the pieces of `documents` that are nearest to `question`, best first; they do not overlap.
@@ -68,7 +68,7 @@ def best_quotes(
         documents: texts in any order; blank ones have nothing to quote.
         limit: at most this many quotes; equal ones count once, and pieces that only ask come last.
         length: sentences per quote; fewer where a paragraph or a document ends.
-        instruction: what queries are for; the one that found the passages.
+        instruction: what queries are for; the one that found the passages. By default the model's own.
         lexical_weight: how much the share of the question's words in a piece adds to its cosine similarity; rare words
             count more.
 
@@ -104,7 +104,7 @@ def best_regions(
     *,
     limit: int,
     length: int = 1,
-    instruction: str = "",
+    instruction: str | None = None,
 ) -> list[Region]:
     """Return the `limit` runs of `length` sentences of `regions` that are nearest to `question`, in the regions' order.
 

@@ -35,7 +35,7 @@ def scores(
     if not passages:
         return []
     given = None if passage_vectors is None else _checked(passage_vectors, len(passages))
-    asked = embed(session, [query], Embedding(kind="Query", instruction=settings.instruction), progress=False)[0]
+    asked = embed(session, [query], Embedding(side="Query", instruction=settings.instruction), progress=False)[0]
     vectors = _embedded(session, passages, settings) if given is None else given
     if vectors.shape[1] != len(asked):
         raise OptionError(
@@ -50,7 +50,7 @@ def _embedded(session: Session, passages: Sequence[str], settings: Reranking) ->
     limit = settings.passage_tokens
     if limit is not None:
         passages = [session.tokenizer.first_tokens(passage, limit) for passage in passages]
-    return embed(session, passages, Embedding(kind="Document", truncate=True), progress=False)
+    return embed(session, passages, Embedding(side="Document", truncate=True), progress=False)
 
 
 def _checked(vectors: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:

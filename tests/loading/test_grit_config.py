@@ -47,6 +47,8 @@ def test_the_table_of_the_docs_has_every_key_and_no_other() -> None:
         ("pooling", "max", "'mean', 'weightedmean', 'lasttoken', 'cls'"),
         ("pooling", ["mean"], "'mean', 'weightedmean', 'lasttoken', 'cls'"),
         ("attention", "cbcc", "'bbcc'"),
+        ("query_instruction", None, "a text without NUL and lone surrogates"),
+        ("document_instruction", "a\x00b", "a text without NUL and lone surrogates"),
         ("reranking_order", "last-first", "'query-first', 'passage-first', 'passage-block'"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,14 @@ def write_checkpoint(
     _write_hub_config(directory / "config.json", kind)
     (directory / "pytorch_model.bin").write_bytes(b"a pickled duplicate that must never be opened")
     write_mistral_tokenizer(directory)
+    return directory
+
+
+def write_variant(directory: Path, source: Path, **keys: Any) -> Path:
+    """Write the checkpoint in `source` once more, with a `grit_config.json` of these keys; nothing large is copied."""
+    shutil.copytree(source, directory, copy_function=os.link)
+    (directory / "grit_config.json").unlink(missing_ok=True)
+    (directory / "grit_config.json").write_text(json.dumps(keys))
     return directory
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from grit_integrations.errors import MissingExtraError
 from grit_integrations.ingest import Hit, PassageIndex
-from grit_integrations.ingest.passage_index import QUERY_INSTRUCTION
 from grit_integrations.model import GritLM
 from grit_integrations.options import CANDIDATES, Quoting
 from grit_integrations.results import Quote
@@ -101,7 +100,7 @@ def llama_index_pipeline(
     except ModuleNotFoundError as error:
         raise MissingExtraError("llama-index-vector-stores-chroma", "all") from error
 
-    embedding = GritEmbedding(index.model, query_instruction=QUERY_INSTRUCTION)
+    embedding = GritEmbedding(index.model, query_instruction=index.query_instruction)
     rerank = GritRerank(index.model, top_n=PASSAGES)
     llm = GritLLM(index.model, max_new_tokens=max_tokens, quote=quoting or False)
     vectors = VectorStoreIndex.from_vector_store(
@@ -118,7 +117,7 @@ def llama_index_pipeline(
 
     engine = RetrieverQueryEngine(
         vectors.as_retriever(similarity_top_k=CANDIDATES),
-        GritSynthesizer(llm, streaming=True, query_instruction=QUERY_INSTRUCTION),
+        GritSynthesizer(llm, streaming=True, query_instruction=index.query_instruction),
         node_postprocessors=[TextOnly(), rerank],
     )
 
