@@ -19,9 +19,10 @@ ALLOWED = {
     "model": {"GenerationOptions", "GritLM", "PromptOptions"},
     "results": {"CacheReport", "Generation", "GenerationChunk", "Quote", "Ranked", "TokenLogprob", "Usage", "Vectors"},
     "options": {
-        *("Decoding", "Options", "Pooling", "Reranking"),
+        *("Decoding", "Pooling", "Reranking"),
         *("CANDIDATES", "MODES", "Caching", "check_caching", "check_cosine", "check_prefer_cached", "check_top_n"),
     },
+    "option_sets": {"Options"},
     "option_values": {"check", "is_count", "is_number"},
     "errors": {name for name in vars(grit_integrations.errors) if name.endswith("Error")},
     "loading.sources": {"BUNDLED_NAME", "default_device", "default_source", "is_source_named"},

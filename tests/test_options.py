@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from grit_integrations import Decoding, OptionError, Quoting, Reranking
-from grit_integrations.options import Options, RerankingOptions, check_prefer_cached, check_top_n
+from grit_integrations.option_sets import Options
+from grit_integrations.options import RerankingOptions, check_prefer_cached, check_top_n
 
 KINDS = [Decoding, Reranking, Quoting]
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from grit_integrations.errors import OptionError
+from grit_integrations.option_sets import Options
 from grit_integrations.option_values import check, is_count
-from grit_integrations.options import Decoding, Options, Reranking
+from grit_integrations.options import Decoding, Reranking
 
 _NAMES = {"max_new_tokens": "max_tokens"}  # what LangChain's users call an option
 _SHAPES: Mapping[Any, Any] = {tuple[str, ...]: list[str]}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 from llama_index.core.bridge.pydantic import BaseModel, Field, create_model
 from llama_index.core.schema import BaseComponent
 
-from grit_integrations.options import Decoding, Options, Reranking
+from grit_integrations.option_sets import Options
+from grit_integrations.options import Decoding, Reranking
 
 if TYPE_CHECKING:
     from grit_integrations.model import GritLM
