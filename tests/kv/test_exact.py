@@ -6,8 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ from dense import dense_logits
 from gritlm_package import load_reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded_logits import ask, assert_same
 
 from grit_integrations import Decoding, GritLM, KVCacheStore
 from grit_integrations.options import CACHINGS, Caching
 from grit_integrations.prompts.formats import Message, Messages, merge_turns
 from grit_integrations.prompts.layout import lay_out
 from grit_integrations.prompts.plan import plan_prompt
-from grit_integrations.results import Generation
 
 CASES = int(os.environ.get("GRIT_EXACT_CASES", "300"))
 MODES: tuple[Caching, ...] = tuple(mode for mode in CACHINGS if mode != "off")
@@ -45,38 +43,6 @@ decodings = st.one_of(
     st.just(Decoding(max_new_tokens=3)),
     st.builds(lambda seed: Decoding(max_new_tokens=3, temperature=0.8, top_k=50, seed=seed), st.integers(0, 99)),
 )
-
-
-@contextmanager
-def recorded_logits(grit: GritLM) -> Iterator[list[torch.Tensor]]:
-    """Collect the logits of every step while the block runs."""
-    prefill = grit._loaded().prefill
-    seen: list[torch.Tensor] = []
-    original = prefill.logits
-
-    def logits(*arguments: Any) -> torch.Tensor:
-        result = original(*arguments)
-        seen.append(result.clone())
-        return result
-
-    prefill.logits = logits  # type: ignore[method-assign]
-    try:
-        yield seen
-    finally:
-        del prefill.logits
-
-
-def ask(grit: GritLM, store: KVCacheStore | None, *args: Any, **options: Any) -> tuple[Generation, list[torch.Tensor]]:
-    """Answer from `store`, and return every step's logits too."""
-    with recorded_logits(grit) as logits:
-        answer = grit.with_options(kv_store=store).generate(*args, **options)
-    return answer, list(logits)
-
-
-def assert_same(one: tuple[Generation, list[torch.Tensor]], other: tuple[Generation, list[torch.Tensor]]) -> None:
-    assert one[0].token_ids == other[0].token_ids
-    assert len(one[1]) == len(other[1]) > 0
-    assert all(torch.equal(left, right) for left, right in zip(one[1], other[1], strict=True))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
