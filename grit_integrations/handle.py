@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from grit_integrations.engine.model_settings import ModelSettingsOptions
     from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.loading.checkpoint import Checkpoint
-    from grit_integrations.options import Caching, Pooling
+    from grit_integrations.options import Caching
 
 
 class _Source:
@@ -95,7 +95,7 @@ class ModelHandle:
         device_map: Any = None,
         local_files_only: bool = False,
         embedding_head: str | Path | None = None,
-        pooling: Pooling | None = None,
+        pooling: str | None = None,
         normalize: bool = True,
         truncate_dim: int | None = None,
         caching: Caching = "prefix",
@@ -240,7 +240,7 @@ class ModelHandle:
         return self._settings.kv_store
 
     @property
-    def pooling(self) -> Pooling:
+    def pooling(self) -> str:
         """How token states become one vector."""
         return self._session().pooling
 

@@ -10,10 +10,6 @@ from grit_integrations.errors import OptionError
 from grit_integrations.option_sets import Options
 from grit_integrations.option_values import check, is_between, is_count, is_number
 
-# How token states become one vector.
-Pooling = Literal["mean", "weightedmean", "lasttoken", "cls"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-
 # What of a prompt is read once and kept: nothing, everything up to a boundary, or documents and query by themselves.
 Caching = Literal["off", "prefix", "doc", "query", "query-doc", "doc-query"]
 CACHINGS: tuple[Caching, ...] = get_args(Caching)

@@ -19,7 +19,7 @@ ALLOWED = {
     "model": {"GenerationOptions", "GritLM", "PromptOptions"},
     "results": {"CacheReport", "Generation", "GenerationChunk", "Quote", "Ranked", "TokenLogprob", "Usage", "Vectors"},
     "options": {
-        *("Decoding", "Pooling", "Reranking"),
+        *("Decoding", "Reranking"),
         *("CANDIDATES", "MODES", "Caching", "check_caching", "check_cosine", "check_prefer_cached", "check_top_n"),
     },
     "option_sets": {"Options"},
@@ -28,7 +28,8 @@ ALLOWED = {
     "loading.sources": {"BUNDLED_NAME", "default_device", "default_source", "is_source_named"},
     "engine.streaming": {"GenerationStream"},
     "prompts.formats": {"Message", "Messages", "Role", "as_list", "check_characters", "check_text"},
-    "prompts.requests": {"Prompt", "embedding_inputs"},
+    "prompts.embedding": {"embedding_inputs"},
+    "prompts.requests": {"Prompt"},
 }
 
 

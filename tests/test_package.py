@@ -40,6 +40,7 @@ ROOMS = [
     ("results",),
     ("options",),
     ("option_sets",),
+    ("pooling",),
     ("option_values",),
     ("errors",),
 ]
@@ -174,7 +175,7 @@ def test_importing_the_package_loads_neither_torch_nor_a_framework() -> None:
 
 
 def test_prompts_and_options_need_no_torch() -> None:
-    light = ("prompts", "option", "results", "errors", "progress")
+    light = ("prompts", "option", "pooling", "results", "errors", "progress")
     names = [name for name in FILES if room_of(name).startswith(light)]
     assert len(names) > 8
     assert not modules_after(f"import {', '.join(names)}") & {"torch", *FRAMEWORKS}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grit_integrations.kv.policy import CachePolicy
     from grit_integrations.kv.store.store import KVCacheStore
     from grit_integrations.options import Caching
-    from grit_integrations.prompts.requests import EncoderInput
+    from grit_integrations.prompts.embedding import EncoderInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from grit_integrations.kv.blocks import KVBlock
 if TYPE_CHECKING:
     from grit_integrations.engine.encoder import Encoder
     from grit_integrations.engine.jobs import Job
-    from grit_integrations.options import Pooling
-    from grit_integrations.prompts.requests import EncoderInput
+    from grit_integrations.prompts.embedding import EncoderInput
 
 Keep = Callable[[int, KVBlock], object]
 
@@ -40,7 +39,7 @@ class EncodeJob(FutureJob[Tensor]):
         self,
         encoder: Encoder,
         items: Sequence[EncoderInput],
-        pooling: Pooling,
+        pooling: str,
         *,
         on_progress: Callable[[int], object] | None = None,
         keep: Keep | None = None,

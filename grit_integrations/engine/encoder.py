@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import preallocated_cache
+from grit_integrations.pooling import pooled_token
 
 if TYPE_CHECKING:
     from grit_integrations.loading.weights import Weights
-    from grit_integrations.options import Pooling
-    from grit_integrations.prompts.requests import EncoderInput
+    from grit_integrations.prompts.embedding import EncoderInput
 
 # Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
 # freed memory, and every layer pays for fresh pages.
@@ -32,7 +32,7 @@ class Encoder:
         self._pad_id = pad_id
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[EncoderInput], pooling: Pooling) -> Tensor:
+    def forward(self, batch: Sequence[EncoderInput], pooling: str) -> Tensor:
         """Return the pooled states of `batch`, (rows, dim) float32 on the CPU, not yet of unit length."""
         ids, attended, _ = self._padded(batch)
         padded = bool((attended == 0).any())
@@ -52,16 +52,17 @@ class Encoder:
         return hidden, KVBlock.from_cache(cache, 0, ids, position=0)
 
     @torch.inference_mode()
-    def embed_one(self, item: EncoderInput, pooling: Pooling) -> tuple[Tensor, KVBlock]:
+    def embed_one(self, item: EncoderInput, pooling: str) -> tuple[Tensor, KVBlock]:
         """Return what `forward` gives for one text, (1, dim) float32, and the keys and values of the same pass."""
         hidden, block = self.read(item.ids)
         return self._pooled(hidden, [item], pooling), block
 
-    def _pooled(self, hidden: Tensor, batch: Sequence[EncoderInput], pooling: Pooling) -> Tensor:
+    def _pooled(self, hidden: Tensor, batch: Sequence[EncoderInput], pooling: str) -> Tensor:
         if self.weights.head is not None:
             hidden = self.weights.head(hidden)
         _, attended, sample = self._padded(batch)
-        return pool(hidden, attended.to(hidden.device), sample.to(hidden.device), pooling).cpu()
+        marks = torch.tensor([item.mark for item in batch], device=hidden.device) if pooled_token(pooling) else None
+        return pool(hidden, attended.to(hidden.device), sample.to(hidden.device), pooling, marks).cpu()
 
     def _padded(self, batch: Sequence[EncoderInput]) -> tuple[Tensor, Tensor, Tensor]:
         """Return right-padded ids and the attended and sample masks, each (rows, longest) int64."""
@@ -89,7 +90,7 @@ def bidirectional_view(decoder: nn.Module) -> Any:
     return view
 
 
-def pool(hidden: Tensor, attended: Tensor, sample: Tensor, method: Pooling = "mean") -> Tensor:
+def pool(hidden: Tensor, attended: Tensor, sample: Tensor, method: str = "mean", marks: Tensor | None = None) -> Tensor:
     """Pool token states to one float32 vector per row, as the GritLM reference does.
 
     Args:
@@ -97,7 +98,8 @@ def pool(hidden: Tensor, attended: Tensor, sample: Tensor, method: Pooling = "me
         attended: 1 for real tokens and 0 for right padding, (rows, tokens).
         sample: 1 for the tokens of the text itself; prompt tokens are attended but not pooled, (rows, tokens).
         method: `"mean"` and `"weightedmean"` (weights 1, 2, 3, ... over the sample) pool `sample`; `"lasttoken"` takes
-            the last attended token; `"cls"` takes token 0.
+            the last attended token; `"cls"` takes token 0; `"token:..."` takes the one at `marks`.
+        marks: the place of that token in each row, (rows,).
 
     Returns:
         (rows, dim) float32.
@@ -106,8 +108,9 @@ def pool(hidden: Tensor, attended: Tensor, sample: Tensor, method: Pooling = "me
     if method == "cls":
         return states[:, 0]
     if method == "lasttoken":
-        last = attended.sum(dim=1) - 1  # (rows,)
-        return states[torch.arange(states.shape[0], device=states.device), last]
+        marks = attended.sum(dim=1) - 1
+    if marks is not None:
+        return states[torch.arange(states.shape[0], device=states.device), marks]
     weights = sample.float()
     if method == "weightedmean":
         weights = weights * weights.cumsum(dim=1)

@@ -9,10 +9,11 @@ from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
 from grit_integrations.option_values import is_count
-from grit_integrations.options import POOLINGS, check_caching
+from grit_integrations.options import check_caching
+from grit_integrations.pooling import check_pooling
 
 if TYPE_CHECKING:
-    from grit_integrations.options import Caching, Pooling
+    from grit_integrations.options import Caching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class ModelSettings:
         OptionError: a value that is not possible.
     """
 
-    pooling: Pooling | None = None
+    pooling: str | None = None
     normalize: bool = True
     truncate_dim: int | None = None
     caching: Caching = "prefix"
@@ -32,8 +33,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_caching(self.caching)
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            raise OptionError(f"pooling={self.pooling!r} is unknown. Use one of {', '.join(POOLINGS)}.")
+        if self.pooling is not None:
+            check_pooling(self.pooling)
         if self.truncate_dim is not None and not is_count(self.truncate_dim, 1):
             raise OptionError(
                 f"truncate_dim={self.truncate_dim!r} is not possible. Give a whole number from 1 up, or None."
@@ -49,7 +50,7 @@ class ModelSettings:
 class ModelSettingsOptions(TypedDict, total=False):
     """The keyword arguments of `with_options`, all of them optional; `GritLM` explains them."""
 
-    pooling: Pooling | None
+    pooling: str | None
     normalize: bool
     truncate_dim: int | None
     caching: Caching

@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from grit_integrations.engine.block_cache import BlockCache
+from grit_integrations.errors import OptionError
+from grit_integrations.pooling import pooled_token
 
 if TYPE_CHECKING:
     from grit_integrations.engine.engine import Engine
     from grit_integrations.engine.model_settings import ModelSettings
     from grit_integrations.loading.checkpoint import Checkpoint
     from grit_integrations.loading.weights import LoadOptions
-    from grit_integrations.options import Pooling
     from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 
@@ -40,9 +41,20 @@ class Session:
         return self.find()
 
     @property
-    def pooling(self) -> Pooling:
-        """How token states become one vector: as asked, else as the checkpoint says, else their mean."""
-        return self.settings.pooling or self.checkpoint.grit_config.pooling
+    def pooling(self) -> str:
+        """How token states become one vector: as asked, else as the checkpoint says, else their mean.
+
+        Raises:
+            OptionError: the state at a token, of a model that does not say so.
+        """
+        own = self.checkpoint.grit_config.pooling
+        asked = self.settings.pooling or own
+        if pooled_token(asked) and asked != own:
+            raise OptionError(
+                f"pooling={asked!r} is not possible: {self.checkpoint.name} was not trained to put a text's vector "
+                f"there. Leave pooling out (it is {own!r} then), or name the token in its grit_config.json."
+            )
+        return asked
 
     @property
     def tokenizer(self) -> PromptTokenizer:

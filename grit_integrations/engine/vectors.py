@@ -17,13 +17,13 @@ from grit_integrations.engine.encode_job import EncodeJob
 from grit_integrations.errors import GritError
 from grit_integrations.options import MODES
 from grit_integrations.progress import progress_bar
-from grit_integrations.prompts.requests import embedding_inputs
+from grit_integrations.prompts.embedding import embedding_inputs
 
 if TYPE_CHECKING:
     from grit_integrations.engine.encode_job import Keep
     from grit_integrations.engine.session import Session
+    from grit_integrations.prompts.embedding import EncoderInput
     from grit_integrations.prompts.prompt_format import EmbeddingSide
-    from grit_integrations.prompts.requests import EncoderInput
     from grit_integrations.results import Vectors
 
 

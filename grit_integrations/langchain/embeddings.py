@@ -12,8 +12,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from grit_integrations.langchain.errors import overflow_as_langchains
 from grit_integrations.langchain.source import ModelSource
-from grit_integrations.options import Pooling
-from grit_integrations.prompts.requests import embedding_inputs
+from grit_integrations.prompts.embedding import embedding_inputs
 from grit_integrations.results import Vectors
 
 
@@ -63,7 +62,7 @@ class GritEmbeddings(ModelSource, Embeddings):
     show_progress: StrictBool | None = False
     """Show a bar while embedding documents; `None` shows it on a terminal."""
 
-    pooling: Pooling | None = None
+    pooling: StrictStr | None = None
     """How token states become a vector, when `model` is a name; by default what the checkpoint says."""
 
     normalize: StrictBool = True

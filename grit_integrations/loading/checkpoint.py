@@ -191,6 +191,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
     except Exception as error:  # whatever a damaged vocabulary makes of itself
         raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be used: {error}") from error
     _check_vocabulary(checkpoint, len(hf))
+    _check_words(checkpoint, tokenizer)
     golden = checkpoint.grit_config.golden or (MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) else None)
     if golden:
         check_golden(tokenizer, golden)
@@ -206,6 +207,18 @@ def _check_vocabulary(checkpoint: Checkpoint, found: int) -> None:
             f"{checkpoint.name}: the tokenizer has {found:,} tokens, the model embeds {wanted:,}. They do not belong "
             "together: use the model's own tokenizer."
         )
+
+
+def _check_words(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> None:
+    """Refuse a checkpoint's own words for verdicts that are no tokens."""
+    words = checkpoint._grit_table.get("reranking_words", ())
+    for word, ids in zip(words, tokenizer.encode_texts(words), strict=True):
+        if len(ids) != 1:
+            raise ModelLoadError(
+                f"{checkpoint.name}: grit_config.json has reranking_words={words!r}; the tokenizer spells {word!r} "
+                f"with {len(ids)} tokens, and a verdict is one. Name words of one token, with their space if they "
+                "have one."
+            )
 
 
 def _is_mistral_vocabulary(checkpoint: Checkpoint) -> bool:

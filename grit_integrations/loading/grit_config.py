@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from grit_integrations.errors import ModelLoadError, PromptError
 from grit_integrations.loading.bases import Base
-from grit_integrations.options import ORDERS, POOLINGS
+from grit_integrations.options import ORDERS
+from grit_integrations.pooling import POOLINGS, is_pooling, pooled_token
 from grit_integrations.prompts.formats import check_characters
-from grit_integrations.prompts.prompt_format import PromptFormat
+from grit_integrations.prompts.prompt_format import PromptFormat, VerdictFormat
 
 if TYPE_CHECKING:
-    from grit_integrations.options import Order, Pooling
+    from grit_integrations.options import Order
 
 GRIT_CONFIG = "grit_config.json"
+_REFERENCE = VerdictFormat()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +28,29 @@ class GritConfig:
         format: version of the file.
         base: the file that an adapter was trained on; `None` for whole checkpoints, and where PEFT's own config says.
         golden: known prompts and their token ids.
-        pooling: how token states become a vector.
+        pooling: how token states become a vector: one of `POOLINGS`, or `token:` and a token of the tokenizer.
+        append_eos: whether EOS stands behind the text of an embedding prompt.
         attention: over instruction and text when embedding, then when generating, as the reference writes it.
         query_instruction: what queries are embedded under where a caller gives no instruction.
         document_instruction: the same for documents.
         reranking_order: what stands first in a pointwise prompt, of a model that was trained to judge passages.
+        reranking_prompt: the user's turn of a pointwise prompt; empty for the words of GritLM's reference.
+        reranking_answer: what is put into the assistant's mouth, behind which the verdict stands.
+        reranking_words: the verdict's words for yes and no.
     """
 
     format: Literal[1] = 1
     base: Base | None = None
     golden: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    pooling: Pooling = "mean"
+    pooling: str = "mean"
+    append_eos: bool = False
     attention: Literal["bbcc"] = "bbcc"
     query_instruction: str = ""
     document_instruction: str = ""
     reranking_order: Order | None = None
+    reranking_prompt: str = _REFERENCE.prompt
+    reranking_answer: str = _REFERENCE.answer
+    reranking_words: Sequence[str] = (_REFERENCE.yes, _REFERENCE.no)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], name: str) -> GritConfig:
@@ -66,12 +76,34 @@ class GritConfig:
                     "grit_integrations."
                 )
         base = table.get("base")
-        return cls(**{**table, "base": None if base is None else Base.of(base, name)})
+        config = cls(**{**table, "base": None if base is None else Base.of(base, name)})
+        config._check_together(name)
+        return config
 
     @property
     def prompts(self) -> PromptFormat:
         """What the model's prompts look like."""
-        return PromptFormat(query_instruction=self.query_instruction, document_instruction=self.document_instruction)
+        return PromptFormat(
+            query_instruction=self.query_instruction,
+            document_instruction=self.document_instruction,
+            append_eos=self.append_eos,
+            pooled=pooled_token(self.pooling),
+            verdict=self._verdict,
+        )
+
+    @property
+    def _verdict(self) -> VerdictFormat:
+        yes, no = self.reranking_words
+        return VerdictFormat(prompt=self.reranking_prompt, answer=self.reranking_answer, yes=yes, no=no)
+
+    def _check_together(self, name: str) -> None:
+        """Refuse keys that contradict each other."""
+        verdict, order = self._verdict, self.reranking_order
+        if verdict.prompt and order and not verdict.serves(order):
+            raise ModelLoadError(
+                f"{name}: {GRIT_CONFIG} has reranking_order={order!r}, and its reranking_prompt is {verdict.order!r} "
+                "(a passage-block begins with {passage}). Name that order, or leave reranking_order out."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +134,16 @@ def _is_text(value: object) -> bool:
     return True
 
 
+def _is_verdict_prompt(value: object) -> bool:
+    return isinstance(value, str) and _is_text(value) and value.count("{query}") == value.count("{passage}") == 1
+
+
+def _are_words(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_text, value)) and "" != value[0] != value[1] != ""
+    )
+
+
 _TEXT = _Rule("a text without NUL and lone surrogates", _is_text)
 _RULES = {
     "format": _one_of(1),
@@ -110,9 +152,13 @@ _RULES = {
         "an object of known prompts and the token ids that the model was trained with",
         lambda value: isinstance(value, dict) and all(map(are_ids, value.values())),
     ),
-    "pooling": _one_of(*POOLINGS),
+    "pooling": _Rule(f"{_one_of(*POOLINGS).wanted}, or 'token:' and a token of the tokenizer", is_pooling),
+    "append_eos": _Rule("true or false", lambda value: isinstance(value, bool)),
     "attention": _one_of("bbcc"),
     "query_instruction": _TEXT,
     "document_instruction": _TEXT,
     "reranking_order": _one_of(*ORDERS),
+    "reranking_prompt": _Rule("a text that has {query} and {passage}, each once", _is_verdict_prompt),
+    "reranking_answer": _TEXT,
+    "reranking_words": _Rule("two texts that differ, for yes and for no", _are_words),
 }

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from grit_integrations.prompts.formats import Cut, Embedded, Segment, embedding_header
+from grit_integrations.prompts.embedding import embedded_ids
+from grit_integrations.prompts.formats import Cut, Embedded, Segment
 
 if TYPE_CHECKING:
     from grit_integrations.prompts.formats import Part, Text
@@ -100,11 +101,6 @@ def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
             ids += own[done:]
             before = part
     return Plan(tuple(blocks), tuple(ids))
-
-
-def embedded_ids(text: str, instruction: str, tokenizer: PromptTokenizer) -> list[int]:
-    """Return the ids of an embedding prompt: header and text."""
-    return tokenizer.encode([*embedding_header(instruction), Segment(text, content=True)])
 
 
 def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> PlannedBlock:

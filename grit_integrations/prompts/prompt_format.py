@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from grit_integrations.prompts.formats import EMBED
+
+if TYPE_CHECKING:
+    from grit_integrations.options import Order
 
 EmbeddingSide = Literal["Query", "Document"]  # of an embedding: what searches, and what is found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictFormat:
+    """How a model is asked whether a passage is relevant to a query, and in which words it answers.
+
+    Attributes:
+        prompt: the user's turn, with `{query}` and `{passage}` once each; empty for the words of GritLM's reference.
+        answer: what is put into the assistant's mouth.
+        yes: the word behind it by which the model says that the passage is relevant; one token.
+        no: the same that it is not.
+    """
+
+    prompt: str = ""
+    answer: str = "Answer:"
+    yes: str = " yes"
+    no: str = " no"
+
+    @property
+    def order(self) -> Order:
+        """What stands first in the prompt."""
+        return "passage-first" if self.prompt.find("{passage}") < self.prompt.find("{query}") else "query-first"
+
+    def serves(self, order: Order) -> bool:
+        """Return whether the model's own prompt can be read in an order: as a block only what begins with the passage.
+
+        >>> own = VerdictFormat(prompt="{passage}\\n\\nDoes it answer {query}?")
+        >>> own.serves("passage-first"), own.serves("passage-block"), own.serves("query-first")
+        (True, True, False)
+        """
+        if not self.prompt:
+            return False
+        return self.prompt.startswith("{passage}") if order == "passage-block" else order == self.order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,10 +53,21 @@ class PromptFormat:
     Attributes:
         query_instruction: what queries are embedded under where a caller gives no instruction.
         document_instruction: the same for documents.
+        append_eos: whether EOS stands behind the text of an embedding prompt.
+        pooled: the token whose state is a text's vector; empty where other states are pooled.
+        verdict: how a passage is judged.
     """
 
     query_instruction: str = ""
     document_instruction: str = ""
+    append_eos: bool = False
+    pooled: str = ""
+    verdict: VerdictFormat = field(default_factory=VerdictFormat)
+
+    @property
+    def marks_header(self) -> bool:
+        """Whether the pooled token is the embedding marker; any other stands behind the text."""
+        return self.pooled == EMBED.strip()
 
     def instruction(self, side: EmbeddingSide, given: str | None = None) -> str:
         """Return what a text is embedded under: what the caller gave (`""` is none), else the model's own.

@@ -5,7 +5,6 @@ Every complaint about texts comes before any work is done.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from grit_integrations.prompts.formats import (
     as_list,
     check_characters,
     check_text,
-    embedding_header,
     merge_turns,
 )
 from grit_integrations.prompts.layout import lay_out, lay_out_documents
@@ -30,21 +28,7 @@ if TYPE_CHECKING:
         Messages,
     )
     from grit_integrations.prompts.plan import Plan
-    from grit_integrations.prompts.prompt_format import EmbeddingSide
     from grit_integrations.prompts.tokenizer import PromptTokenizer
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderInput:
-    """Token ids of one embedding prompt; the first `header` of them are attended to but not pooled."""
-
-    ids: Sequence[int]
-    header: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +133,9 @@ def prompt_of(
         documents=texts,
         caching=check_caching(caching),
         known=tuple(check_characters(text, f"Known document {index}") for index, text in enumerate(known)),
-        query_instruction=_instruction(tokenizer, "Query", query_instruction, "The query's instruction"),
+        query_instruction=check_characters(
+            tokenizer.format.instruction("Query", query_instruction), "The query's instruction"
+        ),
         quotable=None if quotable is None else tuple(as_list(quotable, "quotable parts")),
     )
 
@@ -172,45 +158,3 @@ def document_plan(tokenizer: PromptTokenizer, window: int, documents: Sequence[s
             "its answer. Split them into passages, or take fewer."
         )
     return plan
-
-
-def embedding_inputs(
-    tokenizer: PromptTokenizer,
-    window: int,
-    texts: Sequence[str],
-    side: EmbeddingSide,
-    *,
-    instruction: str | None = None,
-    truncate: bool = False,
-) -> list[EncoderInput]:
-    """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
-    texts = as_list(texts, "texts")
-    header = tokenizer.encode(embedding_header(_instruction(tokenizer, side, instruction, "The instruction")))
-    room = window - len(header)
-    if room <= 0:
-        raise ContextOverflowError(
-            f"The instruction has {len(header):,} tokens with the words around it; the model's window of {window:,} "
-            "has no room for a text beside them. Shorten the instruction."
-        )
-    for index, text in enumerate(texts):
-        check_text(text, f"{side} {index}")
-        if not truncate:
-            tokenizer.check_length(text, room, f"{side} {index}")
-    encoded = tokenizer.encode_texts([tokenizer.cut(text, room) for text in texts])
-    for index, ids in enumerate(encoded):
-        if len(ids) > room:
-            _report_overflow(f"{side} {index}", len(ids), room, truncate)
-    return [EncoderInput([*header, *ids[:room]], header=len(header)) for ids in encoded]
-
-
-def _instruction(tokenizer: PromptTokenizer, side: EmbeddingSide, given: str | None, where: str) -> str:
-    return check_characters(tokenizer.format.instruction(side, given), where)
-
-
-def _report_overflow(where: str, found: int, room: int, truncate: bool) -> None:
-    if not truncate:
-        raise ContextOverflowError(
-            f"{where} has {found:,} tokens; {room:,} fit into the model's window beside the prompt. Split it into "
-            "passages, or pass truncate=True."
-        )
-    logger.warning("%s was cut from at least %d to %d tokens.", where, found, room)

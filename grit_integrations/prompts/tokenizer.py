@@ -63,6 +63,10 @@ class PromptTokenizer:
         self._letter = self.encode_texts(["a"])[0]
         self._digest: str | None = None
         self._longest_piece = max(len(piece) for piece in tokenizer.get_vocab())
+        self.mark_id = self._pooled_token()
+        """The token whose state is a text's vector; `None` where other states are pooled."""
+        self.behind_text = self._behind_text()
+        """What stands behind the text of an embedding prompt."""
 
     def encode(self, parts: Sequence[Text]) -> list[int]:
         """Return the joined ids of `parts`; content segments are neutralised first.
@@ -226,6 +230,22 @@ class PromptTokenizer:
         if not self._special_ids.isdisjoint(ids):
             return True
         return any(_contains(ids, marker) for marker in self._marker_ids)
+
+    def _pooled_token(self) -> int | None:
+        token = self.format.pooled
+        if not token:
+            return None
+        found = self.hf.get_vocab().get(token)
+        if found is None:
+            raise ModelLoadError(
+                f"pooling='token:{token}' is the state at {token!r}, which is no token of this tokenizer. Name one, or "
+                "add it to the tokenizer that the model was trained with."
+            )
+        return int(found)
+
+    def _behind_text(self) -> tuple[int, ...]:
+        own = () if self.mark_id is None or self.format.marks_header else (self.mark_id,)
+        return (*([self.eos_id] if self.format.append_eos else []), *own)
 
     def _leading_ids(self) -> list[int]:
         plain = self._fresh("a")

@@ -75,15 +75,16 @@ def as_scores(logits: Tensor, score: Score, added: Tensor | float = 0.0) -> list
 
 
 def trained_order(checkpoint: Checkpoint) -> Order:
-    """Return the order of prompts that the checkpoint names in `grit_config.json`, else the reference's."""
-    return checkpoint.grit_config.reranking_order or "query-first"
+    """Return the order of prompts that the checkpoint names in `grit_config.json`, or has, else the reference's."""
+    verdict = checkpoint.tokenizer.format.verdict
+    return checkpoint.grit_config.reranking_order or (verdict.order if verdict.prompt else "query-first")
 
 
 def _plans(checkpoint: Checkpoint, query: str, passages: Sequence[str], settings: Reranking) -> list[Plan]:
     tokenizer, window = checkpoint.tokenizer, checkpoint.window
     order = settings.order or trained_order(checkpoint)
     tokenizer.check_length(query, window, "The query")
-    words = len(plan_prompt(verdict_parts(query, "", order=order), tokenizer))
+    words = len(plan_prompt(verdict_parts(query, "", order=order, prompts=tokenizer.format), tokenizer))
     if words >= window:
         raise ContextOverflowError(
             f"The query and the words around it have {words:,} tokens; the model's window of {window:,} has no room "
@@ -112,7 +113,7 @@ def _fitting(checkpoint: Checkpoint, query: str, passage: str, *, order: Order, 
     passage = tokenizer.cut(passage, limit + 1)  # of a text without end only what may be read is tokenised
     while True:  # a start may be spelled in a few tokens more than it had
         text = tokenizer.first_tokens(passage, most)
-        plan = plan_prompt(verdict_parts(query, text, order=order), tokenizer)
+        plan = plan_prompt(verdict_parts(query, text, order=order, prompts=tokenizer.format), tokenizer)
         excess = max(tokenizer.count(text) - limit, len(plan) - checkpoint.window)
         if excess <= 0:
             return text, plan

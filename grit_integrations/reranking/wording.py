@@ -2,12 +2,13 @@
 
 The verdict's words are those of the GritLM reference (`scripts/AbsTaskRetrieval.py`), which has the query first. With
 the passage first, a prompt begins as an answer from that passage does, so that both start from the same stored block;
-the words behind it are ours. Rankings are asked for in RankGPT's words (Sun et al., arXiv 2304.09542), whose system
-turn is folded into the only user turn.
+the words behind it are ours. A checkpoint may have words of its own for it. Rankings are asked for in RankGPT's words
+(Sun et al., arXiv 2304.09542), whose system turn is folded into the only user turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,8 @@ from grit_integrations.prompts.formats import ASSISTANT, USER, Cut, Embedded, Se
 if TYPE_CHECKING:
     from grit_integrations.options import Order
     from grit_integrations.prompts.formats import Part
+    from grit_integrations.prompts.prompt_format import PromptFormat
     from grit_integrations.prompts.tokenizer import PromptTokenizer
-
-YES, NO = " yes", " no"  # behind "Answer:", so with their space
-ANSWER = "Answer:"  # what the reference puts into the assistant's mouth
 
 _JUDGE = "Given a query and a passage, judge whether the passage is relevant to the query or not.\n\nQuery:"
 _PASSAGE = "\nPassage:"
@@ -38,7 +37,7 @@ _ORDER = (
 )
 
 
-def verdict_parts(query: str, passage: str, *, order: Order) -> list[Part]:
+def verdict_parts(query: str, passage: str, *, order: Order, prompts: PromptFormat) -> list[Part]:
     """Return the prompt whose next token is yes or no, with a cut behind what several such prompts share.
 
     Args:
@@ -47,8 +46,11 @@ def verdict_parts(query: str, passage: str, *, order: Order) -> list[Part]:
         order: `"query-first"` is the reference's prompt, which begins alike for all passages of a query.
             `"passage-first"` begins as answers do with `caching="prefix"`, `"passage-block"` as with `caching="doc"`:
             the passage is read by itself, bidirectionally.
+        prompts: what the model's prompts look like; its own words are used in the order that they have.
     """
-    verdict = Segment(f"\n{ASSISTANT}{ANSWER}")
+    verdict = Segment(f"\n{ASSISTANT}{prompts.verdict.answer}")
+    if prompts.verdict.serves(order):
+        return [*_own_words(query, passage, order=order, prompt=prompts.verdict.prompt), verdict]
     asked, judged = Segment(query, content=True), Segment(passage, content=True)
     if order == "query-first":
         # Each with its space: only so the ids are those of the reference's prompt, which is one string.
@@ -60,6 +62,30 @@ def verdict_parts(query: str, passage: str, *, order: Order) -> list[Part]:
     else:
         read = [Special.BOS, Segment(USER), judged, Cut(document=True), Segment(f"\n\n{_ASK}")]
     return [*read, asked, Segment(_VERDICT_BEHIND), verdict]
+
+
+def _own_words(query: str, passage: str, *, order: Order, prompt: str) -> list[Part]:
+    """Return the user's turn in a checkpoint's own words, in the order that they have."""
+    before, first, between, second, behind = re.split(r"(\{query\}|\{passage\})", prompt)
+    texts = {"{query}": query, "{passage}": passage}
+    if order == "passage-block":
+        block: list[Part] = [Embedded(passage), Segment(f"\n{USER}{between.lstrip()}", fresh=True)]
+        return [*block, Segment(query, content=True), *_template(behind)]
+    cut = Cut(document=True) if first == "{passage}" else Cut()
+    start, middle = _filled(USER + before, texts[first]), _filled(between, texts[second])
+    if first == "{passage}":
+        return [Special.BOS, *start, cut, *middle, *_template(behind)]
+    return [Special.BOS, *start, *middle[:-1], cut, middle[-1], *_template(behind)]
+
+
+def _filled(words: str, text: str) -> list[Part]:
+    """Return words of a prompt and the text behind them, which takes their last space: so one string is tokenised."""
+    space = " " if words.endswith(" ") else ""
+    return [*_template(words.removesuffix(" ")), Segment(space + text, content=True)]
+
+
+def _template(words: str) -> list[Part]:
+    return [Segment(words)] if words else []
 
 
 def ranking_parts(query: str, passages: Sequence[str]) -> list[Part]:
@@ -74,13 +100,14 @@ def ranking_parts(query: str, passages: Sequence[str]) -> list[Part]:
 
 
 def verdict_ids(tokenizer: PromptTokenizer) -> tuple[int, int]:
-    """Return the ids of yes and no behind `ANSWER`.
+    """Return the ids of yes and no, which stand behind what is put into the assistant's mouth.
 
     Raises:
         OptionError: the tokenizer has no single token for one of them.
     """
-    found = tokenizer.encode_texts([YES, NO])
-    for word, ids in zip((YES, NO), found, strict=True):
+    words = (tokenizer.format.verdict.yes, tokenizer.format.verdict.no)
+    found = tokenizer.encode_texts(words)
+    for word, ids in zip(words, found, strict=True):
         if len(ids) != 1:
             raise OptionError(
                 f"This model's tokenizer spells {word!r} with {len(ids)} tokens, and a verdict is one. Rerank with "

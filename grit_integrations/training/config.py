@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from grit_integrations.errors import ConfigError
 from grit_integrations.loading.bases import Base
-from grit_integrations.options import CACHINGS, ORDERS, Caching, Order, Pooling
+from grit_integrations.options import CACHINGS, ORDERS, Caching, Order
+from grit_integrations.pooling import Pooling
 from grit_integrations.training.tables import build
 
 # The reference's four letters: attention over instruction and text when embedding, then when generating. b is

@@ -15,7 +15,7 @@ from reference_attention import hidden_states
 
 from grit_integrations import ContextOverflowError, EmptyTextError, GritLM, OptionError, PromptError
 from grit_integrations.engine.encoder import Encoder, bidirectional_view, pool
-from grit_integrations.prompts.requests import EncoderInput
+from grit_integrations.prompts.embedding import EncoderInput
 
 INSTRUCTION = "Given a question, retrieve passages that answer it"
 WORDS = ["the", "heart", "pumps", "blood", "through", "vessels", "while", "distant", "stars", "burn", "hydrogen"]

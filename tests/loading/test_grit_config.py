@@ -46,7 +46,15 @@ def test_the_table_of_the_docs_has_every_key_and_no_other() -> None:
         ("golden", [1], "known prompts and the token ids"),
         ("pooling", "max", "'mean', 'weightedmean', 'lasttoken', 'cls'"),
         ("pooling", ["mean"], "'mean', 'weightedmean', 'lasttoken', 'cls'"),
+        ("pooling", "token:", "or 'token:' and a token of the tokenizer"),
+        ("append_eos", 1, "true or false"),
         ("attention", "cbcc", "'bbcc'"),
+        ("reranking_prompt", "{query}", "a text that has {query} and {passage}, each once"),
+        ("reranking_prompt", "{query} {query} {passage} {passage}", "a text that has {query} and {passage}, each once"),
+        ("reranking_answer", ["Answer:"], "a text without NUL"),
+        ("reranking_words", [" yes"], "two texts that differ"),
+        ("reranking_words", [" yes", " yes"], "two texts that differ"),
+        ("reranking_words", [" yes", ""], "two texts that differ"),
         ("query_instruction", None, "a text without NUL and lone surrogates"),
         ("document_instruction", "a\x00b", "a text without NUL and lone surrogates"),
         ("reranking_order", "last-first", "'query-first', 'passage-first', 'passage-block'"),
@@ -57,6 +65,19 @@ def test_a_value_that_a_key_cannot_have_is_refused_with_those_that_it_can(key: s
         GritConfig.of({key: value}, "the model")
     assert f"the model: grit_config.json has {key}={value!r}. It must be " in str(found.value)
     assert wanted in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "order"),
+    [
+        ("{query} {passage}", "passage-first"),
+        ("{passage} {query}", "query-first"),
+        ("P: {passage} {query}", "passage-block"),
+    ],
+)
+def test_an_order_that_the_reranking_prompt_does_not_have_is_refused(prompt: str, order: str) -> None:
+    with pytest.raises(ModelLoadError, match=f"the model: .*reranking_order='{order}', and its reranking_prompt is "):
+        GritConfig.of({"reranking_prompt": prompt, "reranking_order": order}, "the model")
 
 
 def test_an_unknown_key_is_refused_by_its_name(tmp_path: Path) -> None:

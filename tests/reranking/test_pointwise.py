@@ -58,7 +58,8 @@ def test_prompts_read_together_give_what_each_gives_alone(tiny_path: Path, order
     yes, no = verdict_ids(tokenizer)
     lm = GritLM.from_pretrained(tiny_path, dtype="float32").lm  # eager adds a mask of booleans as if of numbers
     alone = [
-        dense_logits(lm, plan_prompt(verdict_parts(QUERY, passage, order=order), tokenizer)) for passage in PASSAGES
+        dense_logits(lm, plan_prompt(verdict_parts(QUERY, passage, order=order, prompts=tokenizer.format), tokenizer))
+        for passage in PASSAGES
     ]
     assert logits(grit, QUERY, PASSAGES, order) == pytest.approx([float(each[yes]) for each in alone], abs=1e-5)
     shares = {each.index: each.score for each in grit.rerank(QUERY, PASSAGES, order=order)}

@@ -71,6 +71,15 @@ def write_variant(directory: Path, source: Path, **keys: Any) -> Path:
     return directory
 
 
+def add_special_tokens(directory: Path, *tokens: str) -> None:
+    """Give the tokenizer of a checkpoint tokens of their own behind those that it has."""
+    file = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    file.unlink()  # it may be shared with another checkpoint
+    file.write_text(tokenizer.to_str())
+
+
 def _write_hub_config(path: Path, kind: str) -> None:
     """Put the keys of GritLM's config.json in place that transformers 5 writes differently."""
     config = json.loads(path.read_text())

@@ -18,7 +18,7 @@ from grit_integrations import GritLM
 from grit_integrations.engine.encoder import pool
 from grit_integrations.evaluation.labelled_texts import text_batch
 from grit_integrations.evaluation.row_kinds import TextRow
-from grit_integrations.options import POOLINGS
+from grit_integrations.pooling import POOLINGS
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.attention_masks import bidirectional_then_causal, causal_then_bidirectional
 from grit_integrations.training.config import Attention

@@ -81,7 +81,8 @@ class RerankingObjective(StreamObjective):
         rows: list[tuple[DensePrompt, tuple[int, ...]]] = []
         for each in own:
             for index, passage in enumerate(self._cut(each.passages)):
-                parts = verdict_parts(self._cut_query(each.query), passage, order=order)
+                query = self._cut_query(each.query)
+                parts = verdict_parts(query, passage, order=order, prompts=encoder.prompts.format)
                 rows.append((_row(encoder, parts, ()), (no if index else yes,)))
         return _batch(rows, encoder.pad, tuple(len(each.passages) for each in own), weight)
 

@@ -48,7 +48,8 @@ def judge(encoder: PromptEncoder) -> Any:
 
 def margin(model: Any, encoder: PromptEncoder, query: str, passage: str) -> float:
     """Return the logit of yes over that of no, with the passage read by itself."""
-    row = dense_prompt(plan_prompt(verdict_parts(query, passage, order="passage-block"), encoder.prompts), ())
+    parts = verdict_parts(query, passage, order="passage-block", prompts=encoder.prompts.format)
+    row = dense_prompt(plan_prompt(parts, encoder.prompts), ())
     with torch.inference_mode():
         logits = model(
             input_ids=torch.tensor([row.ids]),
