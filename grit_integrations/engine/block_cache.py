@@ -46,7 +46,7 @@ class BlockCache:
         """
         position = 0
         for block in plan.blocks:
-            if block.pattern == "bidirectional" and position > 0:
+            if block.by_itself and position > 0:
                 self.engine.prefill.rope.check_shiftable()
             position += len(block.placed)
         reuse = Reuse(plan, mode, self.store, self.policy, self._space())
@@ -55,9 +55,10 @@ class BlockCache:
 
     def keeper(self, items: Sequence[EncoderInput], mode: Caching, *, document: bool) -> Keep:
         """Return what receives the blocks of an embedding pass."""
+        pattern = self.engine.checkpoint.tokenizer.format.embedding_pattern
 
         def keep(index: int, block: KVBlock) -> None:
-            planned = PlannedBlock(tuple(items[index].ids), "bidirectional", document)
+            planned = PlannedBlock(tuple(items[index].ids), pattern, document)
             reuse = Reuse(Plan((planned,), ()), mode, self.store, self.policy, self._space())
             reuse.identify()
             reuse.keep(0, block.quantised() if reuse.quantises(planned) else block)

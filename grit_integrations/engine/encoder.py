@@ -16,6 +16,7 @@ from grit_integrations.pooling import pooled_token
 if TYPE_CHECKING:
     from grit_integrations.loading.weights import Weights
     from grit_integrations.prompts.embedding import EncoderInput
+    from grit_integrations.prompts.prompt_format import Pattern
 
 # Padded tokens in one forward pass. On a CPU, activations of larger batches exceed the 32 MiB up to which glibc reuses
 # freed memory, and every layer pays for fresh pages.
@@ -23,11 +24,18 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 
 class Encoder:
-    """Runs the bidirectional view of a language model over padded batches."""
+    """Runs a language model over padded batches of embedding prompts.
 
-    def __init__(self, weights: Weights, *, pad_id: int) -> None:
+    Args:
+        weights: the model.
+        pad_id: fills a batch; it is masked.
+        pattern: what tokens attend to: all of their text, through a bidirectional view, or those before them.
+    """
+
+    def __init__(self, weights: Weights, *, pad_id: int, pattern: Pattern = "bidirectional") -> None:
         self.weights = weights
-        self.view = bidirectional_view(weights.lm.get_decoder())
+        decoder: Any = weights.lm.get_decoder()
+        self.view = bidirectional_view(decoder) if pattern == "bidirectional" else decoder
         self.batch_tokens = BATCH_TOKENS.get(weights.device.type, BATCH_TOKENS["cuda"])
         self._pad_id = pad_id
 

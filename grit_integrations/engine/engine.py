@@ -47,7 +47,8 @@ class Engine:
         self.state = LiveState(weights.lm)
         self._loaded_as = fingerprint_of(checkpoint, weights.head_digest)
         tokenizer = checkpoint.tokenizer
-        self.encoder = Encoder(weights, pad_id=tokenizer.eos_id)  # padding is masked, so any id serves
+        pattern = tokenizer.format.embedding_pattern
+        self.encoder = Encoder(weights, pad_id=tokenizer.eos_id, pattern=pattern)  # padding is masked: any id serves
         self.prefill = Prefill(self.encoder)
         self.decoder = Decoder(weights, tokenizer, self.prefill)
         self.scheduler = Scheduler()

@@ -119,7 +119,7 @@ class Prefill:
         return block
 
     def _place(self, cache: Cache, planned: PlannedBlock, stored: KVBlock) -> None:
-        if planned.pattern == "bidirectional":
+        if planned.by_itself:
             stored = stored.dequantised().slice(planned.drop, len(stored))
             stored = stored.shifted(cache.get_seq_length(), self.rope)
         stored.append_to(cache)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special, Text
+from grit_integrations.prompts.prompt_format import PromptFormat
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 IGNORED = -100  # a label that no loss counts
@@ -19,9 +20,9 @@ IGNORED = -100  # a label that no loss counts
 class PromptEncoder:
     """Tokenise prompts with the tokenizer that inference uses, so that both see the same ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, prompt_format: PromptFormat | None = None) -> None:
         self.tokenizer = tokenizer
-        self.prompts = PromptTokenizer(tokenizer)
+        self.prompts = PromptTokenizer(tokenizer, prompt_format)
         self.pad = self.prompts.eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:

@@ -33,7 +33,7 @@ def perplexity_figures(
     advance: Callable[[int], Any] = lambda count: None,
 ) -> Figures:
     """Return nats per predicted token of each kind of text, rows being resampled; `None` where nothing is predicted."""
-    encoder = PromptEncoder(grit.checkpoint.tokenizer.hf)
+    encoder = PromptEncoder(grit.checkpoint.tokenizer.hf, grit.checkpoint.tokenizer.format)
     longest = min(LONGEST, grit.window)
     figures: Figures = {}
     for kind, texts in kinds.items():

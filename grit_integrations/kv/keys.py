@@ -13,7 +13,8 @@ from grit_integrations.errors import OptionError
 from grit_integrations.prompts.plan import PlannedBlock
 
 if TYPE_CHECKING:
-    from grit_integrations.prompts.plan import Pattern, Plan
+    from grit_integrations.prompts.plan import Plan
+    from grit_integrations.prompts.prompt_format import Pattern
 
 FORMAT = "grit-kv-1"
 _LONGEST_NAMESPACE = 256  # characters
@@ -62,15 +63,15 @@ def plan_keys(plan: Plan, space: KeySpace) -> list[str]:
     for block in (*plan.blocks, PlannedBlock(plan.suffix)):
         chain = child(chain, block.pattern, block.ids, drop=block.drop, document=block.document)
         alone = child(root, block.pattern, block.ids, document=block.document)
-        keys.append((alone if block.pattern == "bidirectional" else chain).hex())
+        keys.append((alone if block.by_itself else chain).hex())
     return keys
 
 
 def child(parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False) -> bytes:
     """Return the digest of a block behind `parent`, the digest of everything before it.
 
-    A bidirectional block depends on nothing before it, so its own key is a child of the space's root; a causal block
-    is a child of the chain. `drop` leading tokens were read with the block but are not part of the prompt; a
+    A block that is read by itself depends on nothing before it, so its own key is a child of the space's root; that of
+    any other is a child of the chain. `drop` leading tokens were read with the block but are not part of the prompt; a
     `document` may be stored in another precision than a question in the same words.
     """
     kind = f"{pattern} {drop} {document}"

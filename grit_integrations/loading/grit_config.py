@@ -44,7 +44,7 @@ class GritConfig:
     golden: Mapping[str, Sequence[int]] = field(default_factory=dict)
     pooling: str = "mean"
     append_eos: bool = False
-    attention: Literal["bbcc"] = "bbcc"
+    attention: Literal["bbcc", "cccc"] = "bbcc"
     query_instruction: str = ""
     document_instruction: str = ""
     reranking_order: Order | None = None
@@ -87,6 +87,7 @@ class GritConfig:
             query_instruction=self.query_instruction,
             document_instruction=self.document_instruction,
             append_eos=self.append_eos,
+            embedding_pattern="alone" if self.attention == "cccc" else "bidirectional",
             pooled=pooled_token(self.pooling),
             verdict=self._verdict,
         )
@@ -98,6 +99,11 @@ class GritConfig:
 
     def _check_together(self, name: str) -> None:
         """Refuse keys that contradict each other."""
+        if self.attention == "cccc" and (self.pooling == "cls" or self.prompts.marks_header):
+            raise ModelLoadError(
+                f"{name}: {GRIT_CONFIG} has pooling={self.pooling!r} with attention='cccc', so that the vector would "
+                "be the state of a token that stands before the text and sees nothing of it. Name another pooling."
+            )
         verdict, order = self._verdict, self.reranking_order
         if verdict.prompt and order and not verdict.serves(order):
             raise ModelLoadError(
@@ -154,7 +160,7 @@ _RULES = {
     ),
     "pooling": _Rule(f"{_one_of(*POOLINGS).wanted}, or 'token:' and a token of the tokenizer", is_pooling),
     "append_eos": _Rule("true or false", lambda value: isinstance(value, bool)),
-    "attention": _one_of("bbcc"),
+    "attention": _one_of("bbcc", "cccc"),
     "query_instruction": _TEXT,
     "document_instruction": _TEXT,
     "reranking_order": _one_of(*ORDERS),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from grit_integrations.prompts.embedding import embedded_ids
 from grit_integrations.prompts.formats import Cut, Embedded, Segment
 
 if TYPE_CHECKING:
     from grit_integrations.prompts.formats import Part, Text
+    from grit_integrations.prompts.prompt_format import Pattern
     from grit_integrations.prompts.tokenizer import PromptTokenizer
-
-Pattern = Literal["causal", "bidirectional"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,8 @@ class PlannedBlock:
 
     Attributes:
         ids: the tokens read together.
-        pattern: `"causal"` attends to everything before it as well; `"bidirectional"` to itself alone.
+        pattern: `"causal"` attends to everything before it as well; `"bidirectional"` to itself alone, both ways, as
+            models embed; `"alone"` to itself alone, causally, of models that embed so.
         document: whether it ends with a document, so that keeping it on disk may pay.
         drop: leading tokens that are read but not put into the prompt (the BOS of a text that is not its first).
     """
@@ -31,6 +31,11 @@ class PlannedBlock:
     pattern: Pattern = "causal"
     document: bool = False
     drop: int = 0
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether it attends to nothing before it, and so is the same wherever it stands."""
+        return self.pattern != "causal"
 
     @property
     def placed(self) -> tuple[int, ...]:
@@ -107,4 +112,4 @@ def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> Pla
     instruction = tokenizer.format.instruction("Document", part.instruction)
     ids = embedded_ids(part.text, instruction, tokenizer)
     drop = 0 if first else len(tokenizer.bos_ids)
-    return PlannedBlock(tuple(ids), "bidirectional", part.document, drop)
+    return PlannedBlock(tuple(ids), tokenizer.format.embedding_pattern, part.document, drop)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from grit_integrations.options import Order
 
 EmbeddingSide = Literal["Query", "Document"]  # of an embedding: what searches, and what is found
+Pattern = Literal["causal", "bidirectional", "alone"]  # what the tokens of a block attend to; see `PlannedBlock`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class PromptFormat:
         query_instruction: what queries are embedded under where a caller gives no instruction.
         document_instruction: the same for documents.
         append_eos: whether EOS stands behind the text of an embedding prompt.
+        embedding_pattern: what the tokens of an embedding prompt attend to: all of them, or those before.
         pooled: the token whose state is a text's vector; empty where other states are pooled.
         verdict: how a passage is judged.
     """
@@ -61,6 +63,7 @@ class PromptFormat:
     query_instruction: str = ""
     document_instruction: str = ""
     append_eos: bool = False
+    embedding_pattern: Literal["bidirectional", "alone"] = "bidirectional"
     pooled: str = ""
     verdict: VerdictFormat = field(default_factory=VerdictFormat)
 

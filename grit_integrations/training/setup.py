@@ -13,6 +13,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.errors import ConfigError
+from grit_integrations.evaluation.labelled_texts import PromptEncoder
+from grit_integrations.prompts.prompt_format import PromptFormat
 from grit_integrations.training import attention
 from grit_integrations.training.config import ModelConfig, OptimiserConfig, TrainConfig, check_window
 from grit_integrations.training.export import EMBEDDING_HEAD
@@ -46,6 +48,13 @@ def make_tokenizer(config: TrainConfig, files: StreamFiles, saved: Path) -> PreT
         texts = files.tokenizer_texts()
         train_tokenizer(texts, vocab_size=config.model.vocab_size, context=config.model.context).save_pretrained(saved)
     return load_tokenizer(saved)
+
+
+def make_encoder(config: TrainConfig, files: StreamFiles, saved: Path) -> PromptEncoder:
+    """Return what tokenises a run's prompts; documents read by themselves are read as the recipe embeds."""
+    causal = config.model.attention.startswith("cc")
+    prompts = PromptFormat(embedding_pattern="alone" if causal else "bidirectional")
+    return PromptEncoder(make_tokenizer(config, files, saved), prompts)
 
 
 def make_module(config: TrainConfig, start: Start, dtype: torch.dtype) -> GritModule:

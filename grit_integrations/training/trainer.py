@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grit_integrations.errors import ConfigError, TrainingDivergedError
-from grit_integrations.evaluation.labelled_texts import PromptEncoder
 from grit_integrations.progress import progress_bar
 from grit_integrations.training import checkpoints, setup
 from grit_integrations.training.checkpoints import RunProgress, newest_checkpoint, trained_tensors
@@ -113,7 +112,7 @@ class Run:
         self._same = checkpoints.identity(config, files.contents(), self.distribution.processes.count)
         self.progress = checkpoints.read_progress(checkpoint, self._same) if checkpoint else RunProgress()
         with self.distribution.first():
-            self.encoder = PromptEncoder(setup.make_tokenizer(config, files, self.out / "tokenizer"))
+            self.encoder = setup.make_encoder(config, files, self.out / "tokenizer")
         dtype = setup.choose_precision(config.precision, self.distribution.device)
         self.start = make_start(config, self.encoder, files)
         self.module = setup.make_module(config, self.start, dtype)

@@ -96,8 +96,8 @@ def test_a_broken_checkpoint_is_refused(copy: Path, break_it: Callable[[Path], o
 
 
 def test_a_model_trained_with_other_attention_is_refused(copy: Path) -> None:
-    (copy / "grit_config.json").write_text(json.dumps({"attention": "cccc"}))
-    with pytest.raises(ModelLoadError, match=r"attention='cccc'. It must be 'bbcc'"):
+    (copy / "grit_config.json").write_text(json.dumps({"attention": "cbcc"}))
+    with pytest.raises(ModelLoadError, match=r"attention='cbcc'. It must be one of 'bbcc', 'cccc'"):
         GritLM(copy).load()
 
 

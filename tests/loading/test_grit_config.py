@@ -48,7 +48,7 @@ def test_the_table_of_the_docs_has_every_key_and_no_other() -> None:
         ("pooling", ["mean"], "'mean', 'weightedmean', 'lasttoken', 'cls'"),
         ("pooling", "token:", "or 'token:' and a token of the tokenizer"),
         ("append_eos", 1, "true or false"),
-        ("attention", "cbcc", "'bbcc'"),
+        ("attention", "cbcc", "one of 'bbcc', 'cccc'"),
         ("reranking_prompt", "{query}", "a text that has {query} and {passage}, each once"),
         ("reranking_prompt", "{query} {query} {passage} {passage}", "a text that has {query} and {passage}, each once"),
         ("reranking_answer", ["Answer:"], "a text without NUL"),
@@ -78,6 +78,15 @@ def test_a_value_that_a_key_cannot_have_is_refused_with_those_that_it_can(key: s
 def test_an_order_that_the_reranking_prompt_does_not_have_is_refused(prompt: str, order: str) -> None:
     with pytest.raises(ModelLoadError, match=f"the model: .*reranking_order='{order}', and its reranking_prompt is "):
         GritConfig.of({"reranking_prompt": prompt, "reranking_order": order}, "the model")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "token:<|embed|>"])
+def test_a_vector_that_would_know_nothing_of_its_text_is_refused(pooling: str) -> None:
+    with pytest.raises(
+        ModelLoadError, match=r"the model: .*attention='cccc', so that the vector would be the state of"
+    ):
+        GritConfig.of({"attention": "cccc", "pooling": pooling}, "the model")
+    GritConfig.of({"attention": "cccc", "pooling": "token:<|vector|>"}, "the model")
 
 
 def test_an_unknown_key_is_refused_by_its_name(tmp_path: Path) -> None:

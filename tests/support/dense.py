@@ -12,9 +12,9 @@ from grit_integrations.prompts.plan import Plan, PlannedBlock
 def dense_logits(lm: PreTrainedModel, plan: Plan) -> Tensor:
     """Return the logits of the suffix's last token, (vocab,), without any cache.
 
-    Every token stands in one sequence. A bidirectional block attends to itself alone, its dropped beginning included;
-    a causal one to everything before it that is part of the prompt. A dropped token keeps the position just before
-    its block, as if the block had been moved as a whole.
+    Every token stands in one sequence. A block that is read by itself attends to itself alone, its dropped beginning
+    included; any other to everything before it that is part of the prompt. A dropped token keeps the position just
+    before its block, as if the block had been moved as a whole.
     """
     blocks = [*plan.blocks, PlannedBlock(plan.suffix)]
     ids = [token for block in blocks for token in block.ids]
@@ -26,11 +26,9 @@ def dense_logits(lm: PreTrainedModel, plan: Plan) -> Tensor:
         rows = list(range(row, row + len(block.ids)))
         positions += [placed - block.drop + offset for offset in range(len(rows))]
         for index, here in enumerate(rows):
-            if block.pattern == "bidirectional":
-                allowed[here, rows] = True
-            else:
+            if not block.by_itself:
                 allowed[here, visible] = True
-                allowed[here, rows[: index + 1]] = True
+            allowed[here, rows if block.pattern == "bidirectional" else rows[: index + 1]] = True
         visible += rows[block.drop :]
         row += len(rows)
         placed += len(block.placed)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from dense import dense_logits
 
-from grit_integrations import GritLM, KVCacheStore
+from grit_integrations import Decoding, GritLM, KVCacheStore
+from grit_integrations.options import Caching
+from grit_integrations.prompts.formats import Messages
 from grit_integrations.results import Generation
 
 
@@ -42,3 +46,20 @@ def assert_same(one: tuple[Generation, list[torch.Tensor]], other: tuple[Generat
     assert one[0].token_ids == other[0].token_ids
     assert len(one[1]) == len(other[1]) > 0
     assert all(torch.equal(left, right) for left, right in zip(one[1], other[1], strict=True))
+
+
+def assert_exact(
+    grit: GritLM, folder: Path, messages: Messages, documents: Sequence[str] = (), *, caching: Caching
+) -> None:
+    """A miss, a hit in memory, a hit on disk and one dense masked pass say the same; all but the last to the bit."""
+    options: dict[str, Any] = {"decoding": Decoding(max_new_tokens=3), "caching": caching}
+    with KVCacheStore(folder) as store:
+        miss = ask(grit, store, messages, documents, **options)
+        hit = ask(grit, store, messages, documents, **options)
+    with KVCacheStore(folder, ram_bytes=0) as store:
+        from_disk = ask(grit, store, messages, documents, **options)
+    assert miss[0].cache.hits == hit[0].cache.misses == 0 < hit[0].cache.hits
+    for other in (hit, from_disk):
+        assert_same(miss, other)
+    wanted = dense_logits(grit.lm, grit.prompt(messages, documents, caching=caching).plan)
+    assert float((miss[1][0][0] - wanted).abs().max()) < 1e-4 * max(1.0, float(wanted.abs().max()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from grit_integrations.engine.encoder import pool
 from grit_integrations.evaluation.labelled_texts import text_batch
 from grit_integrations.evaluation.row_kinds import TextRow
 from grit_integrations.pooling import POOLINGS
+from grit_integrations.prompts.requests import prompt_of
 from grit_integrations.training import TrainConfig, train
 from grit_integrations.training.attention_masks import bidirectional_then_causal, causal_then_bidirectional
 from grit_integrations.training.config import Attention
@@ -113,6 +115,21 @@ def test_an_ablation_trains_and_its_export_says_what_it_is(tmp_path: Path) -> No
 def projected(output: Path, **changes: object) -> TrainConfig:
     config = tiny_recipe(output, bag_steps=0, **changes)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, start="random", projection=24))
+
+
+def test_a_model_trained_causally_is_used_causally(tmp_path: Path) -> None:
+    run = random_run(tmp_path, "cccc")
+    run._export({name: tensor.clone() for name, tensor in run._tensors().items()}, tmp_path / "model")
+    grit = GritLM.from_pretrained(tmp_path / "model", dtype="float32")
+    texts = ["the mill by the hill", "a bakery of Arnwick"]
+    with torch.no_grad():
+        vectors = run.module.vectors(embedding_inputs(run.encoder, texts, instruction="", longest=40))
+    ours = torch.nn.functional.normalize(vectors, dim=-1).numpy()
+    assert np.allclose(grit.embed_documents(texts), ours, atol=2e-2)  # the export is bfloat16
+    asked: dict[str, Any] = {"messages": "Which?", "documents": texts, "caching": "doc"}
+    trained = prompt_of(run.encoder.prompts, grit.window, **asked).plan
+    assert trained == grit.prompt(**asked).plan
+    assert [block.pattern for block in trained.blocks] == ["alone", "alone"]
 
 
 def test_a_projection_is_exported_as_the_embedding_head(tmp_path: Path) -> None:

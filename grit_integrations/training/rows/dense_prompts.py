@@ -34,8 +34,8 @@ class DensePrompt:
 def dense_prompt(plan: Plan, answer: Sequence[int]) -> DensePrompt:
     """Return `plan` followed by `answer` as one row.
 
-    A bidirectional block sees itself alone, its dropped beginning included; a causal one everything that stands in
-    the prompt before it. A moved block keeps its inner distances, so that a dropped token's position lies before it.
+    A block that is read by itself sees itself alone, its dropped beginning included; any other everything that stands
+    in the prompt before it. A moved block keeps its inner distances, so that a dropped token's position lies before it.
     """
     blocks = [*plan.blocks, PlannedBlock((*plan.suffix, *answer))]
     total = sum(len(block.ids) for block in blocks)
@@ -47,11 +47,9 @@ def dense_prompt(plan: Plan, answer: Sequence[int]) -> DensePrompt:
         end = row + len(block.ids)
         positions += range(placed - block.drop, placed - block.drop + len(block.ids))
         own = torch.ones(end - row, end - row, dtype=torch.bool)
-        if block.pattern == "bidirectional":
-            seen[row:end, row:end] = own
-        else:
+        if not block.by_itself:
             seen[row:end] = kept
-            seen[row:end, row:end] = own.tril()
+        seen[row:end, row:end] = own if block.pattern == "bidirectional" else own.tril()
         kept[row + block.drop : end] = True
         row, placed = end, placed + len(block.placed)
     return DensePrompt(tuple(token for block in blocks for token in block.ids), tuple(positions), seen)
