@@ -180,4 +180,4 @@ def _rest(row: DecodingRow) -> str:
 def _end_ids(weights: Weights, tokenizer: PromptTokenizer) -> frozenset[int]:
     configured = getattr(weights.lm.generation_config, "eos_token_id", None)
     extra = configured if isinstance(configured, list) else [configured]
-    return frozenset([tokenizer.eos_id, *(int(token) for token in extra if token is not None)])
+    return tokenizer.end_ids.union(int(token) for token in extra if token is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from grit_integrations.evaluation.row_kinds import TextRow
-from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special, Text
+from grit_integrations.prompts.formats import Segment, Special, Text, followed_by
 from grit_integrations.prompts.prompt_format import PromptFormat
 from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.prompts.turns import Turns
 
 IGNORED = -100  # a label that no loss counts
 
@@ -45,33 +47,43 @@ class PromptEncoder:
         return self._conversation(text, dropped=0, longest=longest)
 
     def _conversation(self, text: TextRow, *, dropped: int, longest: int | None) -> tuple[list[int], list[int]]:
-        parts, predicted = _layout(text)
+        parts, predicted = _layout(text, self.prompts.format.turns)
         pieces = self.prompts.encode_each(parts)
-        pieces[_FIRST_TURN] = pieces[_FIRST_TURN][dropped:]
-        ids = [token for piece in pieces for token in piece]
-        labels = [
-            token if counts else IGNORED for piece, counts in zip(pieces, predicted, strict=True) for token in piece
-        ]
+        first = next(index for index, part in enumerate(parts) if isinstance(part, Segment) and part.content)
+        pieces[first] = pieces[first][dropped:]
+        ids: list[int] = []
+        labels: list[int] = []
+        for piece, counts in zip(pieces, predicted, strict=True):
+            ids += piece
+            counted = min(len(piece), counts)
+            labels += [*piece[:counted], *[IGNORED] * (len(piece) - counted)]
         return ids[:longest], labels[:longest]
 
 
-_FIRST_TURN = 2  # where the first turn's text stands in a conversation's parts
+_ALL = sys.maxsize
 
 
-def _layout(text: TextRow) -> tuple[list[Text], list[bool]]:
-    """Return the parts of a training prompt, and which of them are predicted."""
+def _layout(text: TextRow, form: Turns) -> tuple[list[Text], list[int]]:
+    """Return the parts of a training prompt, and how many of each one's first tokens are predicted.
+
+    Behind a response that is one: EOS, or what a chat template ends a turn with.
+    """
     if len(text.turns) == 1:
-        return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [False, True, True]
-    parts: list[Text] = [Special.BOS]
-    predicted = [False]
+        return [Special.BOS, Segment(text.turns[0], content=True), Special.EOS], [0, _ALL, _ALL]
+    parts: list[Text] = []
+    predicted: list[int] = []
+    before = "start"
     for index, turn in enumerate(text.turns):
-        content = Segment(turn, content=True)
-        if index % 2:
-            parts += [Segment("\n" + ASSISTANT), content, Special.EOS]
-            predicted += [False, True, True]
-        else:
-            parts += [Segment(("\n" if index else "") + USER), content]
-            predicted += [False, False]
+        role = "assistant" if index % 2 else "user"
+        *lead, content = followed_by(form.lead(before, role), turn)
+        parts += [*lead, content]
+        predicted += [int(before == "assistant"), *[0] * len(lead)][: len(lead)]
+        predicted.append(_ALL if role == "assistant" else 0)
+        before = role
+    if before == "assistant":
+        end = form.lead("assistant", "user")[0]
+        parts.append(end)
+        predicted.append(1)
     return parts, predicted
 
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 
-# The framework fills the window with text and counts none of the tokens that mark turns, so this many are kept free.
+# The framework fills the window with text and counts none of the tokens that mark turns, so this many are kept free at
+# least; a chat template may write more.
 _TURN_MARKERS = 64
 
 
@@ -140,7 +141,7 @@ class GritLLM(DecodingComponent, GritComponent, LLM):
         """
         return LLMMetadata(
             context_window=self._model.window,
-            num_output=self.decoding.max_new_tokens + _TURN_MARKERS,
+            num_output=self.decoding.max_new_tokens + max(_TURN_MARKERS, 2 * self._model.count_message_tokens("?")),
             is_chat_model=True,
             model_name=self.model_name,
         )

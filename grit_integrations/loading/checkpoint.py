@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ from grit_integrations.loading.configs import (
 from grit_integrations.loading.digests import file_digest, signature
 from grit_integrations.loading.grit_config import GRIT_CONFIG, GritConfig
 from grit_integrations.loading.shards import check_regular, find_shards, read_json, tensors_of
-from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, check_golden
+from grit_integrations.prompts.golden import MISTRAL_GOLDEN, check_boundaries, check_golden, check_template
+from grit_integrations.prompts.prompt_format import Markers
 from grit_integrations.prompts.tokenizer import PromptTokenizer
+from grit_integrations.prompts.turns import template_turns
 
 if TYPE_CHECKING:
     from grit_integrations.loading.adapters import Adapter
@@ -184,19 +186,25 @@ def _load_tokenizer(checkpoint: Checkpoint) -> PromptTokenizer:
         raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be loaded: {error}") from error
     if not isinstance(hf, PreTrainedTokenizerFast):
         raise ModelLoadError(f"{checkpoint.name}: {type(hf).__name__} is no fast tokenizer. Add a tokenizer.json.")
+    about = checkpoint.grit_config
     try:
-        tokenizer = PromptTokenizer(hf, checkpoint.grit_config.prompts)
+        templated = about.turns == "chat_template"
+        prompts = replace(about.prompts, turns=template_turns(hf)) if templated else about.prompts
+        tokenizer = PromptTokenizer(hf, prompts)
     except GritError:
         raise
     except Exception as error:  # whatever a damaged vocabulary makes of itself
         raise ModelLoadError(f"{checkpoint.name}: the tokenizer cannot be used: {error}") from error
     _check_vocabulary(checkpoint, len(hf))
     _check_words(checkpoint, tokenizer)
-    golden = checkpoint.grit_config.golden or (MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) else None)
+    known = MISTRAL_GOLDEN if _is_mistral_vocabulary(checkpoint) and prompts.markers == Markers() else None
+    golden = about.golden or known
     if golden:
         check_golden(tokenizer, golden)
     else:
         check_boundaries(tokenizer)
+    if templated:
+        check_template(tokenizer)
     return tokenizer
 
 

@@ -11,13 +11,15 @@ from grit_integrations.loading.bases import Base
 from grit_integrations.options import ORDERS
 from grit_integrations.pooling import POOLINGS, is_pooling, pooled_token
 from grit_integrations.prompts.formats import check_characters
-from grit_integrations.prompts.prompt_format import PromptFormat, VerdictFormat
+from grit_integrations.prompts.prompt_format import Markers, PromptFormat, VerdictFormat
+from grit_integrations.prompts.turns import marked_turns
 
 if TYPE_CHECKING:
     from grit_integrations.options import Order
 
 GRIT_CONFIG = "grit_config.json"
 _REFERENCE = VerdictFormat()
+_MARKERS = tuple(marker.name for marker in fields(Markers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class GritConfig:
         format: version of the file.
         base: the file that an adapter was trained on; `None` for whole checkpoints, and where PEFT's own config says.
         golden: known prompts and their token ids.
+        markers: what stands in front of texts: `user`, `assistant`, `embed` and, where it is another, `document`.
+        turns: how conversations are written: between markers, or as the tokenizer's chat template writes them.
         pooling: how token states become a vector: one of `POOLINGS`, or `token:` and a token of the tokenizer.
         append_eos: whether EOS stands behind the text of an embedding prompt.
         attention: over instruction and text when embedding, then when generating, as the reference writes it.
@@ -42,6 +46,8 @@ class GritConfig:
     format: Literal[1] = 1
     base: Base | None = None
     golden: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    markers: Mapping[str, str] = field(default_factory=dict)
+    turns: Literal["grit", "chat_template"] = "grit"
     pooling: str = "mean"
     append_eos: bool = False
     attention: Literal["bbcc", "cccc"] = "bbcc"
@@ -82,8 +88,11 @@ class GritConfig:
 
     @property
     def prompts(self) -> PromptFormat:
-        """What the model's prompts look like."""
+        """What the model's prompts look like, the turns of a chat template left out."""
+        markers = Markers(**self.markers)
         return PromptFormat(
+            markers=markers,
+            turns=marked_turns(markers.user, markers.assistant),
             query_instruction=self.query_instruction,
             document_instruction=self.document_instruction,
             append_eos=self.append_eos,
@@ -140,6 +149,12 @@ def _is_text(value: object) -> bool:
     return True
 
 
+def _are_markers(value: object) -> bool:
+    if not isinstance(value, dict) or not set(_MARKERS).issuperset(value) or not all(map(_is_text, value.values())):
+        return False
+    return all(value.get(role, role).strip() for role in ("user", "assistant"))
+
+
 def _is_verdict_prompt(value: object) -> bool:
     return isinstance(value, str) and _is_text(value) and value.count("{query}") == value.count("{passage}") == 1
 
@@ -158,6 +173,10 @@ _RULES = {
         "an object of known prompts and the token ids that the model was trained with",
         lambda value: isinstance(value, dict) and all(map(are_ids, value.values())),
     ),
+    "markers": _Rule(
+        f"an object of texts for {', '.join(_MARKERS)}; none but embed and document are empty", _are_markers
+    ),
+    "turns": _one_of("grit", "chat_template"),
     "pooling": _Rule(f"{_one_of(*POOLINGS).wanted}, or 'token:' and a token of the tokenizer", is_pooling),
     "append_eos": _Rule("true or false", lambda value: isinstance(value, bool)),
     "attention": _one_of("bbcc", "cccc"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError
-from grit_integrations.prompts.formats import as_list, check_characters, check_text, embedding_header
+from grit_integrations.prompts.formats import Segment, Special, as_list, check_characters, check_text, followed_by
 
 if TYPE_CHECKING:
     from grit_integrations.prompts.prompt_format import EmbeddingSide
@@ -47,8 +47,8 @@ def embedding_inputs(
     """Return the token ids of each text's embedding prompt. Raises as `GritLM.embed_queries` says."""
     texts = as_list(texts, "texts")
     given = check_characters(tokenizer.format.instruction(side, instruction), "The instruction")
-    header = tokenizer.encode(embedding_header(given))
-    around = len(header) + len(tokenizer.behind_text)
+    frame = _Frame.of(tokenizer, given, side)
+    around = len(frame.header) + len(tokenizer.behind_text)
     room = window - around
     if room <= 0:
         raise ContextOverflowError(
@@ -59,25 +59,45 @@ def embedding_inputs(
         check_text(text, f"{side} {index}")
         if not truncate:
             tokenizer.check_length(text, room, f"{side} {index}")
-    encoded = tokenizer.encode_texts([tokenizer.cut(text, room) for text in texts])
+    encoded = frame.encode(tokenizer, [tokenizer.cut(text, room) for text in texts])
     for index, ids in enumerate(encoded):
         if len(ids) > room:
             _report_overflow(f"{side} {index}", len(ids), room, truncate)
-    return [_input(tokenizer, header, ids[:room]) for ids in encoded]
+    return [frame.around(tokenizer, ids[:room]) for ids in encoded]
 
 
-def embedded_ids(text: str, instruction: str, tokenizer: PromptTokenizer) -> list[int]:
+def embedded_ids(text: str, instruction: str, side: EmbeddingSide, tokenizer: PromptTokenizer) -> Sequence[int]:
     """Return the ids of the embedding prompt of a text that has been checked."""
-    header, (ids,) = tokenizer.encode(embedding_header(instruction)), tokenizer.encode_texts([text])
-    return list(_input(tokenizer, header, ids).ids)
+    frame = _Frame.of(tokenizer, instruction, side)
+    (ids,) = frame.encode(tokenizer, [text])
+    return frame.around(tokenizer, ids).ids
 
 
-def _input(tokenizer: PromptTokenizer, header: Sequence[int], text: Sequence[int]) -> EncoderInput:
-    ids, mark = [*header, *text, *tokenizer.behind_text], tokenizer.mark_id
-    if mark is None:
-        return EncoderInput(ids, len(header))
-    place = _last(header, mark) if tokenizer.format.marks_header else len(ids) - 1
-    return EncoderInput(ids, len(header), place)
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What stands around a text: the ids before it, and how the text is tokenised behind them."""
+
+    header: Sequence[int]
+    space: str  # the marker's last one, which belongs to the text's first word
+    fresh: bool  # whether the text stands right behind BOS
+
+    @classmethod
+    def of(cls, tokenizer: PromptTokenizer, instruction: str, side: EmbeddingSide) -> _Frame:
+        parts = followed_by(tokenizer.format.embedding_header(instruction, side), "")
+        *header, text = parts
+        assert isinstance(text, Segment)
+        return cls(tokenizer.encode(header), text.text, header == [Special.BOS])
+
+    def encode(self, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[list[int]]:
+        return tokenizer.encode_texts([self.space + text for text in texts], fresh=self.fresh)
+
+    def around(self, tokenizer: PromptTokenizer, text: Sequence[int]) -> EncoderInput:
+        header, mark = self.header, tokenizer.mark_id
+        ids = [*header, *text, *tokenizer.behind_text]
+        if mark is None:
+            return EncoderInput(ids, len(header))
+        place = _last(header, mark) if tokenizer.format.marks_header else len(ids) - 1
+        return EncoderInput(ids, len(header), place)
 
 
 def _last(ids: Sequence[int], token: int) -> int:

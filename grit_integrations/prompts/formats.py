@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal, get_args
 
@@ -63,8 +63,8 @@ class Cut:
 class Embedded:
     """A text read with bidirectional attention, by itself, as an embedding prompt: the paper's cached text.
 
-    `document` says whether it is worth keeping on disk; a query is not. Without an instruction it is embedded under the
-    model's own for documents, as `GritLM.embed_documents` does.
+    `document` says whether it is one, and so worth keeping on disk; else it is a query. Without an instruction it is
+    embedded under the model's own, as `GritLM.embed_documents` and `embed_queries` do.
     """
 
     text: str
@@ -87,11 +87,23 @@ class Message:
 Messages = str | Sequence[Message | Mapping[str, str]]
 
 
-def embedding_header(instruction: str = "") -> list[Text]:
-    """Return what stands before the text in an embedding prompt; it is attended to and never pooled."""
-    if not instruction:
-        return [Special.BOS, Segment(EMBED)]
-    return [Special.BOS, Segment(USER), Segment(instruction, content=True), Segment("\n" + EMBED)]
+def with_words(parts: Sequence[Text], words: str) -> list[Text]:
+    """Return `parts` with words of ours behind them, which are tokenised with the last of them."""
+    if words and parts and isinstance(last := parts[-1], Segment):
+        return [*parts[:-1], replace(last, text=last.text + words)]
+    return [*parts, *segments(words)]
+
+
+def followed_by(parts: Sequence[Text], text: str) -> list[Text]:
+    """Return `parts` with a caller's text behind them, which takes their last space: so one string is tokenised."""
+    if parts and isinstance(last := parts[-1], Segment) and not last.content and last.text.endswith(" "):
+        return [*parts[:-1], *segments(last.text[:-1], fresh=last.fresh), Segment(" " + text, content=True)]
+    return [*parts, Segment(text, content=True)]
+
+
+def segments(text: str, *, fresh: bool = False) -> list[Text]:
+    """Return template text as a segment; nothing for no text."""
+    return [Segment(text, fresh=fresh)] if text else []
 
 
 def rag_prompt(query: str, documents: Sequence[str]) -> str:
@@ -106,20 +118,25 @@ def as_messages(messages: Messages) -> list[Message]:
     return [_as_message(message, index) for index, message in enumerate(given)]
 
 
-def merge_turns(messages: Messages) -> list[Message]:
+def merge_turns(messages: Messages, *, system: bool = False) -> list[Message]:
     """Return alternating turns: system turns folded into user turns, blank turns dropped, neighbours of a role merged.
 
     GritLM was trained without a system role, on alternating turns. Merged texts are separated by a blank line.
+
+    Args:
+        messages: the conversation.
+        system: whether system messages that it begins with have a turn of their own, if anything follows them.
 
     Raises:
         EmptyTextError: no message has any text.
         PromptError: a message without role and content, or with another role.
     """
     merged: list[Message] = []
-    for message in as_messages(messages):
-        if not message.content.strip():
-            continue
-        role: Role = "assistant" if message.role == "assistant" else "user"
+    given = [message for message in as_messages(messages) if message.content.strip()]
+    own = system and any(message.role != "system" for message in given)
+    for message in given:
+        own = own and message.role == "system"
+        role: Role = "system" if own else "assistant" if message.role == "assistant" else "user"
         if merged and merged[-1].role == role:
             merged[-1] = Message(role, f"{merged[-1].content}\n\n{message.content}")
         else:

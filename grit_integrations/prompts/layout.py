@@ -15,22 +15,25 @@ from grit_integrations.options import MODES
 from grit_integrations.prompts.formats import (
     AFTER_DOCUMENTS,
     AFTER_QUERY,
-    ASSISTANT,
-    USER,
     Cut,
     Embedded,
     Message,
     Part,
     Segment,
-    Special,
+    followed_by,
 )
+from grit_integrations.prompts.turns import marked_turns
 from grit_integrations.prompts.verbatim import find_verbatim
 
 if TYPE_CHECKING:
     from grit_integrations.options import Caching
+    from grit_integrations.prompts.formats import Text
+    from grit_integrations.prompts.turns import Turns
     from grit_integrations.prompts.verbatim import Span
 
 Parts = list[Part]
+
+GRIT = marked_turns()
 
 _WORTH_A_BLOCK = 256  # characters before a document in a message, below which they are read together with it
 
@@ -39,9 +42,10 @@ def lay_out(
     turns: Sequence[Message],
     documents: Sequence[str] = (),
     *,
+    form: Turns = GRIT,
     caching: Caching = "off",
     known: Sequence[str] = (),
-    query_instruction: str = "",
+    query_instruction: str | None = None,
 ) -> Parts:
     """Return the parts of a generation prompt, with a cut wherever a block of the KV cache ends.
 
@@ -52,62 +56,80 @@ def lay_out(
     Args:
         turns: the conversation, merged to alternating turns.
         documents: texts to answer from, none of them blank; then there is a user turn that asks about them.
+        form: how the turns are written; by default as GritLM's are.
         caching: `"off"` and `"prefix"` have one and the same prompt; the others put texts read bidirectionally in it.
         known: texts that may stand verbatim in a user turn; one that does is a block of its own there.
         query_instruction: what the query was embedded under (`query` modes only).
 
     Raises:
-        PromptError: a `query` mode, and a conversation that does not end with the user's question.
+        PromptError: a `query` mode, and a conversation that does not end with the user's question; or a conversation
+            that the model's chat template does not know.
     """
     mode = MODES[caching]
     if not documents:
-        parts = [Special.BOS, *_conversation(turns)]
+        parts = _conversation(turns, form)
     elif mode.embeds_query:
-        parts = _query_parts(turns, documents, caching, query_instruction)
+        parts = _query_parts(turns, documents, form, caching, query_instruction)
     elif mode.embeds_documents:
-        parts = [*_embedded(documents), *_conversation(turns, behind_block=True, after_question=AFTER_DOCUMENTS)]
+        asked = _conversation(turns, form, behind_block=True, after_question=AFTER_DOCUMENTS)
+        parts = [*_embedded(documents), *asked]
     else:
-        parts = [Special.BOS, *_conversation(turns, before_question=documents, after_question=AFTER_DOCUMENTS)]
+        parts = _conversation(turns, form, before_question=documents, after_question=AFTER_DOCUMENTS)
     others = [text for text in known if text not in documents]
     return [piece for part in parts for piece in _with_known(part, others, caching)]
 
 
-def lay_out_documents(documents: Sequence[str], *, caching: Caching) -> Parts:
+def lay_out_documents(documents: Sequence[str], *, form: Turns, caching: Caching) -> Parts:
     """Return the parts with which every prompt about `documents` begins, in a mode that keeps their blocks."""
     if MODES[caching].embeds_documents:
         return _embedded(documents)
-    return [Special.BOS, Segment(USER), *_causal_documents(documents)]
+    return _causal_documents(form.opening(), documents)
 
 
 def _conversation(
     turns: Sequence[Message],
+    form: Turns,
     *,
     behind_block: bool = False,
     before_question: Sequence[str] = (),
     after_question: str = "",
 ) -> Parts:
-    """Return the turns, ending where the assistant's next one begins; a block ends before each answer already given."""
+    """Return the turns, ending where the assistant's next one begins.
+
+    A block ends before each answer already given, and behind a system turn.
+    """
     parts: Parts = []
+    before = "block" if behind_block else "start"
     asked = False
     for turn in turns:
-        first = not parts
-        lead = "" if first and not behind_block else "\n"
-        marker = Segment(lead + (USER if turn.role == "user" else ASSISTANT), fresh=first and behind_block)
-        content = Segment(turn.content, content=True)
-        if turn.role == "assistant":
-            parts += [marker, *([] if first else [Cut()]), content, Special.EOS]
-        elif asked or not after_question:
-            parts += [marker, content]
-        else:
+        text = turn.content.strip() if turn.role in form.strips else turn.content
+        lead = form.lead(before, turn.role)
+        cut = [Cut()] if before in _ROLES and turn.role == "assistant" else []
+        if turn.role == "user" and after_question and not asked:
             asked = True
-            parts += [marker, *_causal_documents(before_question), content, Segment("\n\n" + after_question)]
-    parts.append(Segment("\n" + ASSISTANT))
-    return parts
+            parts += [*_asked(lead, before_question, text), Segment("\n\n" + after_question)]
+        else:
+            *words, content = followed_by(lead, text)
+            parts += [*words, *cut, content]
+        parts += [Cut()] if turn.role == "system" else []
+        before = turn.role
+    return [*parts, *form.lead(before, "answer")]
 
 
-def _causal_documents(texts: Sequence[str]) -> Parts:
-    parts: Parts = []
-    for text in texts:
+_ROLES = ("system", "user", "assistant")
+
+
+def _asked(lead: Sequence[Text], documents: Sequence[str], question: str) -> Parts:
+    """Return a user's turn that asks about documents, which stand before the question."""
+    if not documents:
+        return [*followed_by(lead, question)]
+    return [*_causal_documents(lead, documents), Segment(question, content=True)]
+
+
+def _causal_documents(lead: Sequence[Text], texts: Sequence[str]) -> Parts:
+    first, *others = texts
+    parts: Parts = [*followed_by(lead, first), Cut(document=True), Segment("\n\n")]
+    for text in others:
         parts += [Segment(text, content=True), Cut(document=True), Segment("\n\n")]
     return parts
 
@@ -116,7 +138,9 @@ def _embedded(texts: Sequence[str]) -> Parts:
     return [Embedded(text) for text in texts]
 
 
-def _query_parts(turns: Sequence[Message], texts: Sequence[str], caching: Caching, instruction: str) -> Parts:
+def _query_parts(
+    turns: Sequence[Message], texts: Sequence[str], form: Turns, caching: Caching, instruction: str | None
+) -> Parts:
     """Return the paper's query, query-doc and doc-query prompts; earlier turns stand between blocks and request."""
     *earlier, question = turns
     if question.role != "user":
@@ -127,7 +151,7 @@ def _query_parts(turns: Sequence[Message], texts: Sequence[str], caching: Cachin
     request = AFTER_DOCUMENTS if embedded == ("documents", "query") else AFTER_QUERY
     if "documents" not in embedded:
         request = "\n\n".join([*texts, request])
-    return [*blocks, *_conversation([*earlier, Message("user", request)], behind_block=True)]
+    return [*blocks, *_conversation([*earlier, Message("user", request)], form, behind_block=True)]
 
 
 def _with_known(part: Part, known: Sequence[str], caching: Caching) -> Parts:

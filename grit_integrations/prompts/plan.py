@@ -11,7 +11,7 @@ from grit_integrations.prompts.formats import Cut, Embedded, Segment
 
 if TYPE_CHECKING:
     from grit_integrations.prompts.formats import Part, Text
-    from grit_integrations.prompts.prompt_format import Pattern
+    from grit_integrations.prompts.prompt_format import EmbeddingSide, Pattern
     from grit_integrations.prompts.tokenizer import PromptTokenizer
 
 
@@ -109,7 +109,8 @@ def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
 
 
 def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> PlannedBlock:
-    instruction = tokenizer.format.instruction("Document", part.instruction)
-    ids = embedded_ids(part.text, instruction, tokenizer)
+    side: EmbeddingSide = "Document" if part.document else "Query"
+    instruction = tokenizer.format.instruction(side, part.instruction)
+    ids = embedded_ids(part.text, instruction, side, tokenizer)
     drop = 0 if first else len(tokenizer.bos_ids)
     return PlannedBlock(tuple(ids), tokenizer.format.embedding_pattern, part.document, drop)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from grit_integrations.prompts.formats import EMBED
+from grit_integrations.prompts.formats import ASSISTANT, EMBED, USER, Segment, Special, followed_by, segments
+from grit_integrations.prompts.turns import marked_turns
 
 if TYPE_CHECKING:
     from grit_integrations.options import Order
+    from grit_integrations.prompts.formats import Text
+    from grit_integrations.prompts.turns import Turns
 
 EmbeddingSide = Literal["Query", "Document"]  # of an embedding: what searches, and what is found
 Pattern = Literal["causal", "bidirectional", "alone"]  # what the tokens of a block attend to; see `PlannedBlock`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Markers:
+    """What stands in front of texts; each ends with what parts it from the text, a newline as a rule.
+
+    Attributes:
+        user: a user's turn, and an instruction.
+        assistant: an assistant's turn.
+        embed: a text that is embedded; empty if nothing stands there.
+        document: a document that is embedded; `None` if it is the same.
+    """
+
+    user: str = USER
+    assistant: str = ASSISTANT
+    embed: str = EMBED
+    document: str | None = None
+
+    def of(self, side: EmbeddingSide) -> str:
+        """Return the marker of a text that is embedded."""
+        return self.embed if self.document is None or side == "Query" else self.document
+
+    def words(self) -> set[str]:
+        """Return the markers as texts may not spell them."""
+        shown = (self.user, self.assistant, self.embed, self.document or "")
+        return {marker.strip() for marker in shown if marker.strip()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +82,8 @@ class PromptFormat:
     """What the prompts of one model look like; the defaults are GritLM's.
 
     Attributes:
+        markers: what stands in front of texts.
+        turns: how conversations are written.
         query_instruction: what queries are embedded under where a caller gives no instruction.
         document_instruction: the same for documents.
         append_eos: whether EOS stands behind the text of an embedding prompt.
@@ -60,6 +92,8 @@ class PromptFormat:
         verdict: how a passage is judged.
     """
 
+    markers: Markers = field(default_factory=Markers)
+    turns: Turns = field(default_factory=marked_turns)
     query_instruction: str = ""
     document_instruction: str = ""
     append_eos: bool = False
@@ -70,7 +104,7 @@ class PromptFormat:
     @property
     def marks_header(self) -> bool:
         """Whether the pooled token is the embedding marker; any other stands behind the text."""
-        return self.pooled == EMBED.strip()
+        return bool(self.pooled) and {self.markers.of(side).strip() for side in ("Query", "Document")} == {self.pooled}
 
     def instruction(self, side: EmbeddingSide, given: str | None = None) -> str:
         """Return what a text is embedded under: what the caller gave (`""` is none), else the model's own.
@@ -82,3 +116,15 @@ class PromptFormat:
         if given is not None:
             return given
         return self.query_instruction if side == "Query" else self.document_instruction
+
+    def embedding_header(self, instruction: str = "", side: EmbeddingSide = "Query") -> list[Text]:
+        """Return what stands before the text in an embedding prompt; it is attended to and never pooled."""
+        marker = self.markers.of(side)
+        if not instruction:
+            return [Special.BOS, *segments(marker)]
+        opened = followed_by([Special.BOS, Segment(self.markers.user)], instruction)
+        return [*opened, Segment("\n" + marker)]
+
+    def control_words(self, special: Collection[str]) -> frozenset[str]:
+        """Return what no text may spell beside the tokenizer's own `special` tokens: markers, and the template's."""
+        return frozenset(self.markers.words() | self.turns.control_words(special))

@@ -40,7 +40,7 @@ class Prompt:
     Attributes:
         tokenizer: the model's.
         window: the most tokens of a prompt and its answer.
-        turns: alternating turns; at least one has text.
+        turns: alternating turns, none of them blank; a system turn stands first where the model has one.
         documents: texts to answer from.
         caching: the mode, which decides where documents stand and how they are read.
         known: texts that may stand verbatim in a turn; one that does is a block of the KV cache there.
@@ -63,6 +63,7 @@ class Prompt:
         parts = lay_out(
             self.turns,
             self.documents,
+            form=self.tokenizer.format.turns,
             caching=self.caching,
             known=self.known,
             query_instruction=self.query_instruction,
@@ -123,7 +124,7 @@ def prompt_of(
     """
     given = as_list(documents, "documents")
     texts = tuple(check_text(document, f"Document {index}") for index, document in enumerate(given))
-    turns = tuple(merge_turns(messages))
+    turns = tuple(merge_turns(messages, system=tokenizer.format.turns.has_system))
     if texts and not any(turn.role == "user" for turn in turns):
         raise PromptError("Documents were given and no question about them. Add a user turn.")
     return Prompt(
@@ -151,7 +152,7 @@ def document_plan(tokenizer: PromptTokenizer, window: int, documents: Sequence[s
     for index, document in enumerate(documents):
         check_text(document, f"Document {index}")
         tokenizer.check_length(document, window, f"Document {index}")
-    plan = plan_blocks(lay_out_documents(documents, caching=caching), tokenizer)
+    plan = plan_blocks(lay_out_documents(documents, form=tokenizer.format.turns, caching=caching), tokenizer)
     if len(plan) >= window:
         raise ContextOverflowError(
             f"The documents have {len(plan):,} tokens; the model's window has {window:,} for them, the question and "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import ContextOverflowError, ModelLoadError, PromptError
-from grit_integrations.prompts.formats import MARKERS, ZERO_WIDTH_SPACE, Segment, Special, neutralise
+from grit_integrations.prompts.formats import ZERO_WIDTH_SPACE, Segment, Special, neutralise
 from grit_integrations.prompts.prompt_format import PromptFormat
 
 if TYPE_CHECKING:
@@ -56,9 +56,11 @@ class PromptTokenizer:
         self.eos_id: int = _required_eos(tokenizer)
         added = tokenizer.added_tokens_decoder
         self._special_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
-        self._control = frozenset(MARKERS) | {str(token) for token in added.values() if len(str(token).strip()) > 1}
+        special = frozenset(str(token) for token in added.values() if len(str(token).strip()) > 1)
+        markers = self.format.control_words(special)
+        self._control = markers | special
         self._anchor = self._continuation_anchor()
-        self._marker_ids = [ids for marker in MARKERS for ids in (self._fresh(marker), self._continued([marker])[0])]
+        self._marker_ids = [ids for marker in markers for ids in (self._fresh(marker), self._continued([marker])[0])]
         self._known = _KnownTexts()
         self._letter = self.encode_texts(["a"])[0]
         self._digest: str | None = None
@@ -67,6 +69,8 @@ class PromptTokenizer:
         """The token whose state is a text's vector; `None` where other states are pooled."""
         self.behind_text = self._behind_text()
         """What stands behind the text of an embedding prompt."""
+        self.end_ids = self._end_ids()
+        """The tokens that end an answer: EOS, and what a chat template ends the assistant's turn with."""
 
     def encode(self, parts: Sequence[Text]) -> list[int]:
         """Return the joined ids of `parts`; content segments are neutralised first.
@@ -111,9 +115,12 @@ class PromptTokenizer:
         """Return the ids of template text that continues a prompt; it is not neutralised."""
         return self._continued([text])[0]
 
-    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front)."""
-        return self._content(texts, fresh=False)
+    def encode_texts(self, texts: Sequence[str], *, fresh: bool = False) -> list[list[int]]:
+        """Return the ids of each text as the content that continues a prompt (no BOS, no `▁` in front).
+
+        With `fresh` it stands right behind BOS.
+        """
+        return self._content(texts, fresh=fresh)
 
     def neutralised(self, text: str) -> str:
         """Return `text` as a prompt holds it: with a zero-width space inside every control sequence that it spells."""
@@ -178,7 +185,8 @@ class PromptTokenizer:
         return self._digest
 
     def _compute_digest(self) -> str:
-        return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
+        decides = self._backend.to_str() + self.format.turns.source
+        return hashlib.blake2b(decides.encode(), digest_size=16).hexdigest()
 
     def _fresh(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
@@ -242,6 +250,10 @@ class PromptTokenizer:
                 "add it to the tokenizer that the model was trained with."
             )
         return int(found)
+
+    def _end_ids(self) -> frozenset[int]:
+        behind = self.encode(self.format.turns.lead("assistant", "user"))[:1]
+        return frozenset([self.eos_id, *self._special_ids.intersection(behind)])
 
     def _behind_text(self) -> tuple[int, ...]:
         own = () if self.mark_id is None or self.format.marks_header else (self.mark_id,)

@@ -156,7 +156,7 @@ class _Texts:
         return listing(self._tokenizer, count).longest
 
     def _plan(self, passages: Sequence[str]) -> Plan:
-        return plan_prompt(ranking_parts(self._query, passages), self._tokenizer)
+        return plan_prompt(ranking_parts(self._query, passages, turns=self._tokenizer.format.turns), self._tokenizer)
 
 
 def _share(lengths: Sequence[int], room: int) -> int:

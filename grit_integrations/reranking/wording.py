@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grit_integrations.errors import OptionError
-from grit_integrations.prompts.formats import ASSISTANT, USER, Cut, Embedded, Segment, Special
+from grit_integrations.prompts.formats import Cut, Embedded, Segment, followed_by, segments, with_words
 
 if TYPE_CHECKING:
     from grit_integrations.options import Order
     from grit_integrations.prompts.formats import Part
     from grit_integrations.prompts.prompt_format import PromptFormat
     from grit_integrations.prompts.tokenizer import PromptTokenizer
+    from grit_integrations.prompts.turns import Turns
 
 _JUDGE = "Given a query and a passage, judge whether the passage is relevant to the query or not.\n\nQuery:"
 _PASSAGE = "\nPassage:"
@@ -48,55 +49,46 @@ def verdict_parts(query: str, passage: str, *, order: Order, prompts: PromptForm
             the passage is read by itself, bidirectionally.
         prompts: what the model's prompts look like; its own words are used in the order that they have.
     """
-    verdict = Segment(f"\n{ASSISTANT}{prompts.verdict.answer}")
+    verdict = prompts.turns.asking(prompts.verdict.answer)
     if prompts.verdict.serves(order):
-        return [*_own_words(query, passage, order=order, prompt=prompts.verdict.prompt), verdict]
+        return [*_own_words(query, passage, order=order, prompts=prompts), *verdict]
+    turns = prompts.turns
     asked, judged = Segment(query, content=True), Segment(passage, content=True)
     if order == "query-first":
         # Each with its space: only so the ids are those of the reference's prompt, which is one string.
         asked, judged = Segment(f" {query}", content=True), Segment(f" {passage}", content=True)
-        header: list[Part] = [Special.BOS, Segment(USER + _JUDGE), asked, Segment(_PASSAGE), Cut()]
-        return [*header, judged, Segment(_VERDICT), verdict]
+        header: list[Part] = [*turns.opening(_JUDGE), asked, Segment(_PASSAGE), Cut()]
+        return [*header, judged, Segment(_VERDICT), *verdict]
     if order == "passage-block":
-        read: list[Part] = [Embedded(passage), Segment(f"\n{USER}{_ASK}", fresh=True)]
+        read: list[Part] = [Embedded(passage), *with_words(turns.lead("block", "user"), _ASK)]
     else:
-        read = [Special.BOS, Segment(USER), judged, Cut(document=True), Segment(f"\n\n{_ASK}")]
-    return [*read, asked, Segment(_VERDICT_BEHIND), verdict]
+        read = [*followed_by(turns.opening(), passage), Cut(document=True), Segment(f"\n\n{_ASK}")]
+    return [*read, asked, Segment(_VERDICT_BEHIND), *verdict]
 
 
-def _own_words(query: str, passage: str, *, order: Order, prompt: str) -> list[Part]:
+def _own_words(query: str, passage: str, *, order: Order, prompts: PromptFormat) -> list[Part]:
     """Return the user's turn in a checkpoint's own words, in the order that they have."""
-    before, first, between, second, behind = re.split(r"(\{query\}|\{passage\})", prompt)
-    texts = {"{query}": query, "{passage}": passage}
+    before, first, between, _, behind = re.split(r"(\{query\}|\{passage\})", prompts.verdict.prompt)
+    turns, rest = prompts.turns, segments(behind)
     if order == "passage-block":
-        block: list[Part] = [Embedded(passage), Segment(f"\n{USER}{between.lstrip()}", fresh=True)]
-        return [*block, Segment(query, content=True), *_template(behind)]
-    cut = Cut(document=True) if first == "{passage}" else Cut()
-    start, middle = _filled(USER + before, texts[first]), _filled(between, texts[second])
+        words = with_words(turns.lead("block", "user"), between.lstrip())
+        return [Embedded(passage), *followed_by(words, query), *rest]
     if first == "{passage}":
-        return [Special.BOS, *start, cut, *middle, *_template(behind)]
-    return [Special.BOS, *start, *middle[:-1], cut, middle[-1], *_template(behind)]
+        start = followed_by(turns.opening(before), passage)
+        return [*start, Cut(document=True), *followed_by(segments(between), query), *rest]
+    *middle, judged = followed_by(segments(between), passage)
+    return [*followed_by(turns.opening(before), query), *middle, Cut(), judged, *rest]
 
 
-def _filled(words: str, text: str) -> list[Part]:
-    """Return words of a prompt and the text behind them, which takes their last space: so one string is tokenised."""
-    space = " " if words.endswith(" ") else ""
-    return [*_template(words.removesuffix(" ")), Segment(space + text, content=True)]
-
-
-def _template(words: str) -> list[Part]:
-    return [Segment(words)] if words else []
-
-
-def ranking_parts(query: str, passages: Sequence[str]) -> list[Part]:
-    """Return the prompt whose answer is an order such as `[2] > [1] > [3]`."""
+def ranking_parts(query: str, passages: Sequence[str], *, turns: Turns) -> list[Part]:
+    """Return the prompt whose answer is an order such as `[2] > [1] > [3]`; `turns` says how it is written."""
     count = len(passages)
-    parts: list[Part] = [Special.BOS, Segment(USER + _RANK.format(count=count)), Segment(query, content=True)]
+    parts: list[Part] = [*turns.opening(_RANK.format(count=count)), Segment(query, content=True)]
     parts.append(Segment(".\n"))
     for number, passage in enumerate(passages, start=1):
         parts += [Segment(f"\n[{number}] "), Segment(passage, content=True)]
     parts += [Segment("\n\nSearch Query: "), Segment(query, content=True), Segment(_ORDER.format(count=count))]
-    return [*parts, Segment(f"\n{ASSISTANT}")]
+    return [*parts, *turns.asking()]
 
 
 def verdict_ids(tokenizer: PromptTokenizer) -> tuple[int, int]:

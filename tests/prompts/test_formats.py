@@ -13,7 +13,6 @@ from grit_integrations.prompts.formats import (
     Cut,
     Segment,
     Special,
-    embedding_header,
     merge_turns,
     neutralise,
 )
@@ -34,8 +33,8 @@ def rendered(parts: list) -> str:
 
 def test_embedding_header_has_the_golden_ids(tiny: GritLM) -> None:
     tokenizer = tiny.checkpoint.tokenizer
-    assert tokenizer.encode(embedding_header()) == EMBED_IDS
-    assert tokenizer.encode(embedding_header("Instr.")) == INSTRUCTION_IDS
+    assert tokenizer.encode(tokenizer.format.embedding_header()) == EMBED_IDS
+    assert tokenizer.encode(tokenizer.format.embedding_header("Instr.")) == INSTRUCTION_IDS
     assert tokenizer.encode_texts(["hello", "A"]) == [[21558], [28741]]  # no '▁' in front
 
 
@@ -124,4 +123,4 @@ def test_text_never_produces_a_control_sequence(tiny: GritLM, text: str) -> None
 def test_segments_joined_equal_the_reference_s_single_string(tiny: GritLM, text: str) -> None:
     tokenizer = tiny.checkpoint.tokenizer
     joint = tokenizer.hf(f"<|user|>\nInstr.\n<|embed|>\n{text}").input_ids
-    assert tokenizer.encode([*embedding_header("Instr."), Segment(text, content=True)]) == joint
+    assert tokenizer.encode([*tokenizer.format.embedding_header("Instr."), Segment(text, content=True)]) == joint

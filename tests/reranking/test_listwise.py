@@ -16,6 +16,7 @@ from grit_integrations import ContextOverflowError, Decoding, GritLM, RerankErro
 from grit_integrations.engine.block_cache import BlockCache
 from grit_integrations.engine.generate_job import GenerateJob
 from grit_integrations.engine.streaming import GenerationStream
+from grit_integrations.prompts.layout import GRIT
 from grit_integrations.prompts.plan import plan_prompt
 from grit_integrations.reranking import Reranking
 from grit_integrations.reranking.listwise import places
@@ -54,7 +55,7 @@ def generated(grit: GritLM, passages: list[str], **options: float) -> Generation
 def ordering(grit: GritLM, passages: list[str], permutation: Permutation, decoding: Decoding) -> GenerationStream:
     session = grit._session()
     engine = session.engine
-    reuse = session.cache.reuse(plan_prompt(ranking_parts(QUERY, passages), session.tokenizer), "off")
+    reuse = session.cache.reuse(plan_prompt(ranking_parts(QUERY, passages, turns=GRIT), session.tokenizer), "off")
     constraint = OrderConstraint(permutation, engine.decoder.end_ids)
     job = GenerateJob(engine.decoder, reuse, decoding, asked=0.0, constraint=constraint)
     return GenerationStream(engine.scheduler.submit(job).channel, engine)
@@ -92,7 +93,7 @@ def test_settled_tokens_are_read(tiny: GritLM) -> None:
     """Every choice is the one that a model makes which reads the whole text anew."""
     tokenizer = tiny.checkpoint.tokenizer
     generation = generated(tiny, PASSAGES)
-    prompt = plan_prompt(ranking_parts(QUERY, PASSAGES), tokenizer).prompt_ids
+    prompt = plan_prompt(ranking_parts(QUERY, PASSAGES, turns=GRIT), tokenizer).prompt_ids
     permutation = listing(tokenizer, len(PASSAGES))
     digits = {tokenizer.encode_texts([str(number)])[0][0] for number in range(1, 6)}
     with torch.inference_mode():

@@ -92,7 +92,8 @@ class RerankingObjective(StreamObjective):
         for each in own:
             shown, order = shuffled(self._cut(each.passages), rng)
             answer = (*encoder.texts([order])[0], encoder.prompts.eos_id)
-            rows.append((_row(encoder, ranking_parts(self._cut_query(each.query), shown), answer[:-1]), answer))
+            parts = ranking_parts(self._cut_query(each.query), shown, turns=encoder.prompts.format.turns)
+            rows.append((_row(encoder, parts, answer[:-1]), answer))
         return _batch(rows, encoder.pad, (), weight)
 
     def _cut(self, passages: Sequence[str]) -> list[str]:

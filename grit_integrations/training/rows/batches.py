@@ -12,7 +12,6 @@ from torch import Tensor
 
 from grit_integrations.evaluation.labelled_texts import PromptEncoder, padded
 from grit_integrations.evaluation.row_kinds import Pair
-from grit_integrations.prompts.formats import embedding_header
 
 _T = TypeVar("_T")
 
@@ -70,7 +69,9 @@ def embedding_inputs(
         longest: tokens of a text, its instruction not counted.
     """
     instructions = [instruction] * len(texts) if isinstance(instruction, str) else instruction
-    headers = {each: encoder.parts(embedding_header(each)) for each in dict.fromkeys(instructions)}
+    headers = {
+        each: encoder.parts(encoder.prompts.format.embedding_header(each)) for each in dict.fromkeys(instructions)
+    }
     rows = [(headers[each], ids[:longest]) for each, ids in zip(instructions, encoder.texts(texts), strict=True)]
     ids = padded([header + row for header, row in rows], encoder.pad)
     attended = padded([[1] * (len(header) + len(row)) for header, row in rows], 0)

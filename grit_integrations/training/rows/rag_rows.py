@@ -107,7 +107,8 @@ def _moved(starts: Sequence[int], shared: int, by: int) -> tuple[int, ...]:
 
 def _row(encoder: PromptEncoder, example: Example, each: Asked, *, quoted: bool) -> RagRow:
     prompts = encoder.prompts
-    plan = plan_prompt(lay_out(merge_turns(each.question), example.documents, caching=example.caching), prompts)
+    turns = merge_turns(each.question)
+    plan = plan_prompt(lay_out(turns, example.documents, form=prompts.format.turns, caching=example.caching), prompts)
     ended = (*prompts.encode_texts([each.said])[0], prompts.eos_id)
     prompt = dense_prompt(plan, ended)
     starts = _starts(encoder, prompt, example, each)
