@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from grit_integrations.kv.cache import RowsCache
+from grit_integrations.loading.masks import layer_masks
 
 if TYPE_CHECKING:
     from grit_integrations.loading.weights import Weights
@@ -45,9 +46,11 @@ def tail_logits(weights: Weights, cache: RowsCache, tails: Sequence[Sequence[int
         ids[row, longest - len(tail) :] = torch.tensor(tail)
     starts = longest - lengths  # (rows,), the column of each tail's first token
     positions = (prefixes - starts)[:, None] + torch.arange(longest)
+    mask = tail_mask(prefixes, starts, cache.longest, longest, weights.dtype).to(device)
+    places = torch.cat([torch.arange(cache.longest).expand(len(tails), -1), positions], dim=1)
     output = weights.lm(
         input_ids=ids.to(device),
-        attention_mask=tail_mask(prefixes, starts, cache.longest, longest, weights.dtype).to(device),
+        attention_mask=layer_masks(weights.lm, mask, positions, places),
         position_ids=positions.clamp(min=0).to(device),
         past_key_values=cache.whole(),
         use_cache=True,

@@ -87,5 +87,6 @@ def summed_nats(
     with autocast():
         inner = model.model(input_ids=batch.ids, attention_mask=batch.attended, use_cache=False)
     head = model.lm_head.weight
-    mean = response_loss(inner.last_hidden_state.to(head.dtype), head, batch.labels)
+    states = inner.last_hidden_state / getattr(model.config, "logits_scaling", 1)  # Granite divides its logits
+    mean = response_loss(states.to(head.dtype), head, batch.labels)
     return float(mean) * tokens, tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Rope:
 
     Attributes:
         kind: transformers' `rope_type`.
-        frequencies: radians per position, (rotary_dim / 2,) float32.
+        frequencies: radians per position, (rotary_dim / 2,) float32; (layers, rotary_dim / 2) where layers differ.
     """
 
     kind: str
@@ -30,9 +31,15 @@ class Rope:
     def of(cls, decoder: nn.Module) -> Rope:
         """Read the rotation off a decoder's `rotary_emb`."""
         module: Any = decoder.rotary_emb
+        kind = getattr(module, "rope_type", "default")
+        if isinstance(kind, Mapping):  # of each type of layer, as Gemma 3's, whose local layers rotate faster
+            config: Any = decoder.config
+            least = min(kind.values(), key=lambda each: each in SHIFTABLE)
+            own = [getattr(module, f"{layer}_inv_freq") for layer in config.layer_types]
+            return cls(str(least), torch.stack(own).float())
         frequencies = module.inv_freq
         assert isinstance(frequencies, Tensor)
-        return cls(str(getattr(module, "rope_type", "default")), frequencies.float())
+        return cls(str(kind), frequencies.float())
 
     def check_shiftable(self) -> None:
         """Refuse kinds whose angles depend on the length of the whole prompt.
@@ -48,10 +55,17 @@ class Rope:
             )
 
     def rotate(self, keys: Tensor, by: int) -> Tensor:
-        """Return rotated keys, (..., head_dim), moved `by` positions; computed in float32, in the precision given."""
+        """Return rotated keys, moved `by` positions; computed in float32, in the precision given.
+
+        Args:
+            keys: (..., head_dim); (layers, kv_heads, tokens, head_dim) where layers differ.
+            by: may be negative.
+        """
         angles = self.frequencies.to(keys.device) * by
-        cos, sin = angles.cos(), angles.sin()  # (rotary_dim / 2,)
-        half = angles.numel()
+        if angles.ndim > 1:
+            angles = angles[:, None, None]
+        cos, sin = angles.cos(), angles.sin()  # (rotary_dim / 2,), or (layers, 1, 1, rotary_dim / 2)
+        half = angles.shape[-1]
         first, second = keys[..., :half].float(), keys[..., half : 2 * half].float()
         moved = torch.empty_like(keys, memory_format=torch.contiguous_format)
         moved[..., :half] = first * cos - second * sin

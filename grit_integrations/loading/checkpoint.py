@@ -18,6 +18,7 @@ from grit_integrations.loading.configs import (
     check_layers,
     check_sizes,
     end_ids_of,
+    window_of,
 )
 from grit_integrations.loading.digests import file_digest, signature
 from grit_integrations.loading.grit_config import GRIT_CONFIG, GritConfig
@@ -79,7 +80,7 @@ class Checkpoint:
     @property
     def window(self) -> int:
         """The most tokens that prompt and answer may have together."""
-        return int(self.config["max_position_embeddings"])
+        return window_of(self.config)
 
     @cached_property
     def tokenizer(self) -> PromptTokenizer:

@@ -12,7 +12,9 @@ from grit_integrations.loading.grit_config import are_ids
 if TYPE_CHECKING:
     from grit_integrations.loading.shards import TensorEntry
 
-MODEL_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")
+TRAINED_TYPES = ("mistral", "mixtral", "llama", "qwen2", "qwen3")  # those that `grit train` takes
+SLIDING_TYPES = ("phi3", "gemma3_text")  # those that were trained under their sliding windows, which are kept
+MODEL_TYPES = (*TRAINED_TYPES, *SLIDING_TYPES, "granite")
 _SIZES = ("hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -90,6 +92,22 @@ def end_ids_of(config: Mapping[str, Any], vocabulary: int, where: str) -> list[i
             f"{where} has eos_token_id={found!r}; it must be token ids below {vocabulary:,}. Download it again."
         )
     return ids
+
+
+def window_of(config: Mapping[str, Any]) -> int:
+    """Return the most tokens that prompt and answer may have together.
+
+    Of a model whose RoPE takes other angles for long prompts (`longrope`, as Phi's) it is the length up to which they
+    stay the same: keys that were computed in a short prompt would be wrong in a longer one.
+    """
+    window, rope = int(config["max_position_embeddings"]), config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, Mapping):
+        return window
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in ("longrope", "su") and not (kind == "yarn" and config["model_type"] == "phi3"):
+        return window
+    found = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    return min(window, found) if isinstance(found, int) and found > 0 else window
 
 
 def _shown(shape: tuple[int, ...]) -> str:

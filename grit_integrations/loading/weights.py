@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_integrations.errors import ModelLoadError
+from grit_integrations.loading.configs import SLIDING_TYPES
 from grit_integrations.loading.digests import signature
 from grit_integrations.loading.shards import check_regular
 
@@ -146,7 +147,7 @@ def _settle_vector_functions() -> None:
 
 
 def _full_attention_config(checkpoint: Checkpoint) -> PretrainedConfig:
-    """Return the stock config with every layer attending to the whole window.
+    """Return the stock config with every layer attending to the whole window, but for models trained under another.
 
     GritLM's published results come from kernels that ignore `sliding_window` 4096; stock transformers would apply it
     to both directions and drop keys from caches.
@@ -156,6 +157,10 @@ def _full_attention_config(checkpoint: Checkpoint) -> PretrainedConfig:
     config: PretrainedConfig = AutoConfig.from_pretrained(
         checkpoint.directory, local_files_only=True, trust_remote_code=False
     )
+    if config.model_type in SLIDING_TYPES and (config.sliding_window or checkpoint.window) < checkpoint.window:
+        return config
+    if config.model_type == "gemma3_text":  # whose layers rotate by their type
+        return config
     config.sliding_window = None
     if hasattr(config, "use_sliding_window"):
         config.use_sliding_window = False

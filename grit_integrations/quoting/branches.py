@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from grit_integrations.kv.cache import PreallocatedLayer
+from grit_integrations.loading.masks import layer_masks
 
 if TYPE_CHECKING:
     from grit_integrations.loading.weights import Weights
@@ -89,19 +90,22 @@ class TreeReader:
         first, last = rows[branches[0]][0], rows[branches[-1]][1]
         mask = torch.full((last - first, last), float("-inf"), dtype=self._dtype)
         mask[:, : self._prompt] = 0
-        positions: list[int] = []
+        places = list(range(self._prompt))
+        for branch in rows:
+            depth = self._prompt + sum(len(old.ids) for old in branch.ancestors)
+            places += range(depth, depth + len(branch.ids))
         for branch in branches:
             start, stop = rows[branch]
             own = mask[start - first : stop - first]
             for old in branch.ancestors:
                 own[:, slice(*rows[old])] = 0
             own[:, start:stop] = own[:, start:stop].triu(1)  # its own tokens up to each: what -inf leaves above
-            depth = self._prompt + sum(len(old.ids) for old in branch.ancestors)
-            positions += range(depth, depth + len(branch.ids))
+        keys = torch.tensor([places])
+        positions = keys[:, first:]
         output = self._lm(
             input_ids=torch.tensor([[token for branch in branches for token in branch.ids]], device=self._device),
-            attention_mask=mask[None, None].to(self._device),
-            position_ids=torch.tensor([positions], device=self._device),
+            attention_mask=layer_masks(self._lm, mask[None, None].to(self._device), positions, keys),
+            position_ids=positions.to(self._device),
             past_key_values=self._cache,
             use_cache=True,
         )

@@ -14,12 +14,18 @@ import sentencepiece
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -42,6 +48,27 @@ CLASSES: dict[str, tuple[type[Any], type[PreTrainedModel]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "granite": (GraniteConfig, GraniteForCausalLM),
+}
+_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # of these, which assume larger vocabularies
+OWN: dict[str, dict[str, Any]] = {  # what these do that the others do not
+    "phi3": {**_TOKENS, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
+    "gemma3_text": {
+        **_TOKENS,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 4096,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "granite": {
+        **_TOKENS,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 4.0,
+    },
 }
 
 
@@ -50,7 +77,8 @@ def write_checkpoint(
 ) -> Path:
     """Write a random checkpoint as the hub has it: sharded, `auto_map`, top-level `rope_theta`, pickled duplicate."""
     config_class, model_class = CLASSES[kind]
-    config = config_class(**{**SMALL, "num_hidden_layers": layers, **overrides})
+    layers = 3 if kind == "gemma3_text" else layers
+    config = config_class(**{**SMALL, "num_hidden_layers": layers, **OWN.get(kind, {}), **overrides})
     config.initializer_range = std  # large enough that attention and greedy choices depend on the text
     torch.manual_seed(seed)
     model = model_class(config)
@@ -83,6 +111,8 @@ def add_special_tokens(directory: Path, *tokens: str) -> None:
 def _write_hub_config(path: Path, kind: str) -> None:
     """Put the keys of GritLM's config.json in place that transformers 5 writes differently."""
     config = json.loads(path.read_text())
+    if kind in OWN:  # whose own repositories keep their RoPE in one place
+        return
     rope = config.pop("rope_parameters", {})
     config["rope_theta"] = rope.get("rope_theta", 10000.0)
     config["torch_dtype"] = config.pop("dtype", "float32")

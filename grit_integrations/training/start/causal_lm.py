@@ -15,7 +15,11 @@ from transformers import (
 )
 
 from grit_integrations.errors import ConfigError
+from grit_integrations.loading.configs import TRAINED_TYPES
 from grit_integrations.loading.gguf_files import converted
+from grit_integrations.loading.grit_config import GRIT_CONFIG
+from grit_integrations.loading.shards import read_json
+from grit_integrations.pooling import pooled_token
 from grit_integrations.training.config import ModelConfig
 
 
@@ -59,11 +63,35 @@ def checkpoint_folder(settings: ModelConfig) -> Path:
 
 
 def load_model(checkpoint: Path) -> PreTrainedModel:
-    """Return the causal LM of a checkpoint directory in float32, without a sliding window."""
+    """Return the causal LM of a checkpoint directory in float32, without a sliding window.
+
+    Raises:
+        ConfigError: an architecture that is used and not trained, or prompts that training does not write.
+    """
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    if config.model_type not in TRAINED_TYPES:
+        raise ConfigError(
+            f"model.checkpoint {checkpoint} is a {config.model_type!r} model; `grit train` takes "
+            f"{', '.join(TRAINED_TYPES)}. Train it with the reference code, and load the result."
+        )
+    _check_prompts(checkpoint)
     if hasattr(config, "sliding_window"):  # which not every architecture has
         config.sliding_window = None
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         checkpoint, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     return model
+
+
+def _check_prompts(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose prompts are not those that training writes: GritLM's."""
+    path = checkpoint / GRIT_CONFIG
+    about = read_json(path) if path.exists() else {}
+    other = [key for key in ("markers", "append_eos", "embedding_adapter") if about.get(key)]
+    other += ["turns"] if about.get("turns", "grit") != "grit" else []
+    other += ["pooling"] if pooled_token(str(about.get("pooling"))) else []
+    if other:
+        raise ConfigError(
+            f"model.checkpoint {checkpoint} has {', '.join(other)} in its {GRIT_CONFIG}, and training writes GritLM's "
+            "own prompts. Remove them to train it as a GRIT model."
+        )
