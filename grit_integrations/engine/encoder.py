@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grit_integrations.engine.adapted_view import adapted_view
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import preallocated_cache
 from grit_integrations.pooling import pooled_token
@@ -34,7 +35,7 @@ class Encoder:
 
     def __init__(self, weights: Weights, *, pad_id: int, pattern: Pattern = "bidirectional") -> None:
         self.weights = weights
-        decoder: Any = weights.lm.get_decoder()
+        decoder: Any = adapted_view(weights.lm, weights.lm.get_decoder(), weights.embedding_factors)
         self.view = bidirectional_view(decoder) if pattern == "bidirectional" else decoder
         self.batch_tokens = BATCH_TOKENS.get(weights.device.type, BATCH_TOKENS["cuda"])
         self._pad_id = pad_id

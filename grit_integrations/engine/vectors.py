@@ -98,6 +98,7 @@ def _keeper(session: Session, inputs: Sequence[EncoderInput], how: Embedding) ->
     wanted = mode.embeds_query if how.side == "Query" else mode.embeds_documents and own
     if not (wanted and how.keep_blocks):
         return None
+    session.tokenizer.format.check_blocks()
     return session.cache.keeper(inputs, session.settings.caching, document=how.side == "Document")
 
 

@@ -125,6 +125,28 @@ class Adapter:
                     "Give the model that it was trained on."
                 )
 
+    def check_layers(self, name: str) -> None:
+        """Refuse an adapter that cannot be active for embedding alone: of layers that embedding does not read.
+
+        Raises:
+            ModelLoadError: with the first such layer.
+        """
+        for layer in self.layers:
+            if ".layers." not in layer:
+                raise ModelLoadError(
+                    f"{name}: the embedding adapter {self.directory} changes {layer}, which is not read when a text "
+                    "is embedded. Train it on the decoder's layers alone."
+                )
+
+    def factors(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield each layer with its factors in float32, (rank, in) and (out, rank), the scale in the second."""
+        from safetensors import safe_open
+
+        with safe_open(self.directory / WEIGHTS, framework="pt") as file:
+            for layer, names in self.layers.items():
+                low, high = (file.get_tensor(names[half]).float() for half in "AB")
+                yield layer, low, high * self.scale
+
     def digest(self) -> str:
         """Return a string that changes with any byte of the adapter."""
         return " ".join(file_digest(check_regular(self.directory / file)) for file in (CONFIG, WEIGHTS))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from grit_integrations.errors import GritError, ModelLoadError
 from grit_integrations.loading.adapters import CONFIG as ADAPTER_CONFIG
 from grit_integrations.loading.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from grit_integrations.loading.adapters import Adapter
 from grit_integrations.loading.configs import (
     check_architecture,
     check_layers,
@@ -29,7 +30,6 @@ from grit_integrations.prompts.tokenizer import PromptTokenizer
 from grit_integrations.prompts.turns import template_turns
 
 if TYPE_CHECKING:
-    from grit_integrations.loading.adapters import Adapter
     from grit_integrations.loading.shards import TensorEntry
 
 _ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)  # in a whole checkpoint's folder, which transformers loads by itself
@@ -42,7 +42,7 @@ class Checkpoint:
     directory: Path
     name: str
     identity: str  # what changes when its files are written anew
-    adapter: Adapter | None = None  # merged into the weights when they are loaded
+    adapter: Adapter | None = None  # merged into the weights when they are loaded, or active for embedding alone
     origins: tuple[Path, ...] = ()  # what else it was made of: a GGUF file, the folder of an adapter
 
     @cached_property
@@ -60,9 +60,37 @@ class Checkpoint:
         """
         return GritConfig.of(self._grit_table, self.name)
 
+    @property
+    def embedding_adapter(self) -> Adapter | None:
+        """The adapter that is active for embedding alone.
+
+        Raises:
+            ModelLoadError: it is not there, or where transformers would load it into the whole model.
+        """
+        named = self.grit_config.embedding_adapter
+        if not named:
+            return None
+        folder = self._home / named
+        if folder == self.directory or not (folder / ADAPTER_CONFIG).exists():
+            raise ModelLoadError(
+                f"{self.name}: grit_config.json has embedding_adapter={named!r}, and {folder} is no folder of an "
+                f"adapter alone, with its {ADAPTER_CONFIG}. Put a LoRA in PEFT's format there."
+            )
+        return Adapter(folder)
+
+    @property
+    def merged_adapter(self) -> Adapter | None:
+        """The adapter that is merged into the weights when they are loaded."""
+        return None if self.adapter == self.embedding_adapter else self.adapter
+
+    @property
+    def _home(self) -> Path:
+        """The folder of grit_config.json."""
+        return self.directory if self.adapter is None else self.adapter.directory
+
     @cached_property
     def _grit_table(self) -> Mapping[str, Any]:
-        path = (self.directory if self.adapter is None else self.adapter.directory) / GRIT_CONFIG
+        path = self._home / GRIT_CONFIG
         return read_json(path) if path.exists() else {}
 
     @cached_property
@@ -114,8 +142,9 @@ class Checkpoint:
         adapter = [path for name in _ADAPTER if (path := self.directory / name).exists()]
         for file in (*self.shards, *adapter):
             digest.update(f"{file.name} {file_digest(check_regular(file))}".encode())
-        if self.adapter is not None:
-            digest.update(self.adapter.digest().encode())
+        for own in (self.merged_adapter, self.embedding_adapter):
+            if own is not None:
+                digest.update(own.digest().encode())
         self.check_unchanged()
         return digest.hexdigest()
 
@@ -143,8 +172,11 @@ class Checkpoint:
         """
         check_architecture(self.config, self.name)
         check_layers(self.config, self.tensors, self.name)
-        if self.adapter is not None:
-            self.adapter.check(self.tensors, self.name)
+        for own in (self.merged_adapter, self.embedding_adapter):
+            if own is not None:
+                own.check(self.tensors, self.name)
+        if self.embedding_adapter is not None:
+            self.embedding_adapter.check_layers(self.name)
         _ = self.grit_config, self.end_ids, self.tokenizer
         adapter = self.directory / _ADAPTER[0]
         if adapter.exists() and not (self.directory / _ADAPTER[1]).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from grit_integrations.errors import ModelLoadError, PromptError
@@ -34,6 +35,7 @@ class GritConfig:
         turns: how conversations are written: between markers, or as the tokenizer's chat template writes them.
         pooling: how token states become a vector: one of `POOLINGS`, or `token:` and a token of the tokenizer.
         append_eos: whether EOS stands behind the text of an embedding prompt.
+        embedding_adapter: folder of a LoRA that is active for embedding alone, beside this file; `.` is this one's.
         attention: over instruction and text when embedding, then when generating, as the reference writes it.
         query_instruction: what queries are embedded under where a caller gives no instruction.
         document_instruction: the same for documents.
@@ -50,6 +52,7 @@ class GritConfig:
     turns: Literal["grit", "chat_template"] = "grit"
     pooling: str = "mean"
     append_eos: bool = False
+    embedding_adapter: str = ""
     attention: Literal["bbcc", "cccc"] = "bbcc"
     query_instruction: str = ""
     document_instruction: str = ""
@@ -98,6 +101,7 @@ class GritConfig:
             append_eos=self.append_eos,
             embedding_pattern="alone" if self.attention == "cccc" else "bidirectional",
             pooled=pooled_token(self.pooling),
+            embeds_apart=bool(self.embedding_adapter),
             verdict=self._verdict,
         )
 
@@ -114,6 +118,11 @@ class GritConfig:
                 "be the state of a token that stands before the text and sees nothing of it. Name another pooling."
             )
         verdict, order = self._verdict, self.reranking_order
+        if self.embedding_adapter and order == "passage-block":
+            raise ModelLoadError(
+                f"{name}: {GRIT_CONFIG} has reranking_order='passage-block' with an embedding_adapter, which is off "
+                "when a verdict is read behind the block. Name another order."
+            )
         if verdict.prompt and order and not verdict.serves(order):
             raise ModelLoadError(
                 f"{name}: {GRIT_CONFIG} has reranking_order={order!r}, and its reranking_prompt is {verdict.order!r} "
@@ -155,6 +164,13 @@ def _are_markers(value: object) -> bool:
     return all(value.get(role, role).strip() for role in ("user", "assistant"))
 
 
+def _is_folder(value: object) -> bool:
+    if not isinstance(value, str) or not value or not _is_text(value):
+        return False
+    path = PurePosixPath(value)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in value
+
+
 def _is_verdict_prompt(value: object) -> bool:
     return isinstance(value, str) and _is_text(value) and value.count("{query}") == value.count("{passage}") == 1
 
@@ -179,6 +195,7 @@ _RULES = {
     "turns": _one_of("grit", "chat_template"),
     "pooling": _Rule(f"{_one_of(*POOLINGS).wanted}, or 'token:' and a token of the tokenizer", is_pooling),
     "append_eos": _Rule("true or false", lambda value: isinstance(value, bool)),
+    "embedding_adapter": _Rule("the name of a folder beside the file, or '.' for its own", _is_folder),
     "attention": _one_of("bbcc", "cccc"),
     "query_instruction": _TEXT,
     "document_instruction": _TEXT,

@@ -150,10 +150,21 @@ def _opened(
     directory: Path, name: str, *, origins: tuple[Path, ...] = (), adapter: Adapter | None = None
 ) -> Checkpoint:
     """Return the process's one object for a directory, so that its tokenizer is read once and shared."""
+    origins = (*origins, *_embedding_folder(directory if adapter is None else adapter.directory))
     for folder in (directory, *(place for place in origins if place.is_dir())):
         _check_files(folder)
     checkpoint = Checkpoint(directory, name, identity_of(directory, *origins), adapter, origins)
     return _open.setdefault((checkpoint.identity, name), checkpoint)
+
+
+def _embedding_folder(home: Path) -> list[Path]:
+    """Return the folder of the adapter for embedding alone that a checkpoint has beside its grit_config.json."""
+    path = home / GRIT_CONFIG
+    if not path.is_file():  # what else it may be is refused when it is read
+        return []
+    folder = read_json(path).get("embedding_adapter")
+    named = home / folder if isinstance(folder, str) and folder not in ("", ".") else home
+    return [named] if named != home and named.is_dir() else []
 
 
 def _check_files(directory: Path) -> None:

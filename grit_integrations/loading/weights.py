@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,8 @@ class Weights:
     head_digest: str  # of the file that the head was read from; empty without one
     device: torch.device  # where inputs go
     dtype: torch.dtype  # compute precision
+    embedding_factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    """Of the adapter that is active for embedding alone, by layer: (rank, in) and (out, rank), the scale in it."""
 
     @property
     def dim(self) -> int:
@@ -75,7 +77,8 @@ class Weights:
 
     def nbytes(self) -> int:
         """Return the bytes of all parameters and buffers."""
-        tensors = {t.data_ptr(): t for t in (*self.lm.parameters(), *self.lm.buffers())}
+        own = (factor for factors in self.embedding_factors.values() for factor in factors)
+        tensors = {t.data_ptr(): t for t in (*self.lm.parameters(), *self.lm.buffers(), *own)}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
@@ -123,13 +126,14 @@ def load_weights(checkpoint: Checkpoint, options: LoadOptions, *, progress: bool
             raise ModelLoadError(f"{checkpoint.name} could not be loaded ({kind}: {error}).") from error
     lm, info = loaded
     _refuse_incomplete(checkpoint, info)
-    if checkpoint.adapter is not None:
-        checkpoint.adapter.merge(lm, checkpoint.shards)
+    if checkpoint.merged_adapter is not None:
+        checkpoint.merged_adapter.merge(lm, checkpoint.shards)
     if options.device_map is None and options.quantization_config is None:
         lm = lm.to(device)
     lm.requires_grad_(False).eval()
     head, digest = _projection_head(options.embedding_head, lm, dtype)
-    return Weights(lm=lm, head=head, head_digest=digest, device=torch.device(lm.device), dtype=dtype)
+    factors = _embedding_factors(checkpoint, lm, dtype)
+    return Weights(lm, head, digest, torch.device(lm.device), dtype, factors)
 
 
 def _settle_vector_functions() -> None:
@@ -194,7 +198,7 @@ def _device(options: LoadOptions) -> torch.device:
 
 
 def _refuse_quantised_adapter(checkpoint: Checkpoint, options: LoadOptions) -> None:
-    if checkpoint.adapter is not None and options.quantization_config is not None:
+    if checkpoint.merged_adapter is not None and options.quantization_config is not None:
         raise ModelLoadError(
             f"{checkpoint.name} has an adapter, which cannot be merged into quantised weights. Leave "
             "quantization_config out, or merge the adapter with peft and quantise the result."
@@ -285,6 +289,19 @@ def _projection_head(path: Path | None, lm: PreTrainedModel, dtype: torch.dtype)
         raise ModelLoadError(f"embedding_head={str(path)!r} is no projection: {error}") from error
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     return head.to(lm.device).requires_grad_(False).eval(), digest
+
+
+def _embedding_factors(
+    checkpoint: Checkpoint, lm: PreTrainedModel, dtype: torch.dtype
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Load the adapter that is active for embedding alone, each layer's factors to where the layer is."""
+    adapter = checkpoint.embedding_adapter
+    if adapter is None:
+        return {}
+    places = {layer: next(lm.get_submodule(layer).parameters()).device for layer in adapter.layers}
+    return {
+        layer: (low.to(places[layer], dtype), high.to(places[layer], dtype)) for layer, low, high in adapter.factors()
+    }
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def plan_prompt(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
 
     Raises:
         PromptError: a text spells a control sequence that cannot be neutralised.
+        CacheError: a text read by itself, of a model whose embeddings no prompt can go on from.
     """
     plan = _planned(parts, tokenizer)
     assert plan.suffix, "a prompt ends with the marker of the assistant's turn"
@@ -109,6 +110,7 @@ def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
 
 
 def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> PlannedBlock:
+    tokenizer.format.check_blocks()
     side: EmbeddingSide = "Document" if part.document else "Query"
     instruction = tokenizer.format.instruction(side, part.instruction)
     ids = embedded_ids(part.text, instruction, side, tokenizer)

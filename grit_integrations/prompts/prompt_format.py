@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from grit_integrations.errors import CacheError
 from grit_integrations.prompts.formats import ASSISTANT, EMBED, USER, Segment, Special, followed_by, segments
 from grit_integrations.prompts.turns import marked_turns
 
@@ -90,6 +91,7 @@ class PromptFormat:
         embedding_pattern: what the tokens of an embedding prompt attend to: all of them, or those before.
         pooled: the token whose state is a text's vector; empty where other states are pooled.
         verdict: how a passage is judged.
+        embeds_apart: whether an adapter is active for embedding alone, so that no prompt can go on from such a pass.
     """
 
     markers: Markers = field(default_factory=Markers)
@@ -100,6 +102,20 @@ class PromptFormat:
     embedding_pattern: Literal["bidirectional", "alone"] = "bidirectional"
     pooled: str = ""
     verdict: VerdictFormat = field(default_factory=VerdictFormat)
+    embeds_apart: bool = False
+
+    def check_blocks(self) -> None:
+        """Refuse to make the pass of an embedding the block of a prompt, of models whose adapter does not allow it.
+
+        Raises:
+            CacheError: with the reason, and what can be used instead.
+        """
+        if self.embeds_apart:
+            raise CacheError(
+                "This model embeds with an adapter that is off when it generates, so that nothing can go on from the "
+                "keys and values of an embedding. Modes of caching that read documents or questions by themselves, "
+                "and order='passage-block', are not possible: use caching='prefix' or 'off'."
+            )
 
     @property
     def marks_header(self) -> bool:

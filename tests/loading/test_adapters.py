@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 from gguf_models import write_gguf
+from lora_adapters import write_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -25,17 +26,6 @@ IDS = torch.tensor([[1, 10, 20, 30, 40]])
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("base"), "llama", std=0.1)
-
-
-def write_adapter(base: Path, out: Path, *, seed: int = 1, gguf_file: str | None = None, **settings: Any) -> Path:
-    """Write an adapter with random factors, as PEFT saves it."""
-    arguments = {"gguf_file": gguf_file} if gguf_file else {}
-    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **arguments)
-    torch.manual_seed(seed)
-    options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **settings}
-    adapted = peft.get_peft_model(lm, peft.LoraConfig(**options, init_lora_weights=False))
-    adapted.save_pretrained(out)
-    return out
 
 
 @pytest.fixture
