@@ -146,7 +146,7 @@ def test_names_stand_for_models_everywhere(tiny: GritLM, tiny_path: Path, client
 
 
 @pytest.mark.parametrize("name", ["query_instruction", "document_instruction"])
-@pytest.mark.parametrize("value", [3, None, float("nan"), "a\ud800", "a\x00"], ids=ascii)
+@pytest.mark.parametrize("value", [3, float("nan"), "a\ud800", "a\x00"], ids=ascii)
 def test_wrong_instructions(tiny: GritLM, client: ClientAPI, name: str, value: Any) -> None:
     for door in (
         lambda **wrong: GritEmbeddingFunction(tiny, **wrong),

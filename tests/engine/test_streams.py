@@ -60,7 +60,7 @@ def test_progress_that_fails_stops_no_work(tiny: GritLM, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("grit_integrations.engine.vectors.progress_bar", lambda **_: Broken())
     monkeypatch.setattr("grit_integrations.reranking.pointwise.progress_bar", lambda **_: Broken())
-    assert embed(tiny._session(), ["a", "b"], Embedding(kind="Query"), progress=True).shape == (2, tiny.dim)
+    assert embed(tiny._session(), ["a", "b"], Embedding(side="Query"), progress=True).shape == (2, tiny.dim)
     assert len(tiny.rerank("What?", ["a", "b"], progress=True)) == 2
 
 

@@ -33,7 +33,7 @@ PASSAGES = {
 
 @pytest.fixture(scope="module")
 def mini() -> tuple[CausalLM, PromptEncoder]:
-    return load_model(str(MINI)), PromptEncoder(load_tokenizer(MINI))
+    return load_model(MINI), PromptEncoder(load_tokenizer(MINI))
 
 
 def test_the_directory_is_small_whole_and_names_no_other() -> None:

@@ -41,7 +41,7 @@ def test_liked_answers_become_likelier_and_the_model_still_embeds(trained: Train
     }
     gaps = []
     for path in (trained.result.model, out):
-        model, encoder = load_model(str(path)), PromptEncoder(load_tokenizer(path))
+        model, encoder = load_model(path), PromptEncoder(load_tokenizer(path))
         nats = {colour: response_nats(model, encoder, rows) for colour, rows in texts.items()}
         gaps.append(nats["Grey."] - nats["Red."])
     assert gaps[1] > gaps[0] + 0.05

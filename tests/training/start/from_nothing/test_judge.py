@@ -38,7 +38,7 @@ def encoder() -> PromptEncoder:
 @pytest.fixture(scope="module")
 def judge(encoder: PromptEncoder) -> Any:
     """The bundled reader, its judging heads set anew."""
-    model: Any = load_model(str(MINI))
+    model: Any = load_model(MINI)
     unfold_workspace(model, READER_WORKSPACE)
     yes, no = verdict_ids(encoder.prompts)
     begin, user, *_ = encoder.parts([Special.BOS, Segment(USER)])
