@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
     from grit_integrations.engine.streaming import GenerationStream
     from grit_integrations.errors import (
         CacheCorruptError,
@@ -70,6 +71,7 @@ _HOMES = {
     "kv.policy": ("CachePolicy",),
     "kv.store.store": ("KVCacheStore",),
     "model": ("GritLM",),
+    "doc_blocks": ("DocBlocks",),
     "options": ("Decoding", "Quoting", "Reranking"),
     "prompts.formats": ("Message",),
     "results": (
@@ -97,6 +99,7 @@ __all__ = [
     "ContextOverflowError",
     "DataError",
     "Decoding",
+    "DocBlocks",
     "EmptyTextError",
     "Generation",
     "GenerationChunk",

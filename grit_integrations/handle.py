@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
+from grit_integrations.doc_blocks import DocBlocks
 from grit_integrations.engine.engine import fingerprint_of, shared_engine, unload_engine, unload_engines
 from grit_integrations.engine.model_settings import ModelSettings
 from grit_integrations.engine.session import Session
@@ -101,6 +102,7 @@ class ModelHandle:
         caching: Caching = "prefix",
         kv_store: KVCacheStore | None = None,
         cache_policy: CachePolicy | None = None,
+        doc_blocks: DocBlocks | Mapping[str, Any] | None = None,
     ) -> None:
         settings = ModelSettings(
             pooling=pooling,
@@ -109,6 +111,7 @@ class ModelHandle:
             caching=caching,
             kv_store=kv_store,
             cache_policy=CachePolicy() if cache_policy is None else cache_policy,
+            doc_blocks=DocBlocks.of(doc_blocks),
         )
         if str(source) == BUNDLED_NAME and dtype == "auto":
             dtype = "float32"  # so small that rounding costs more than it saves: the same vectors on every machine
@@ -157,7 +160,7 @@ class ModelHandle:
 
         Args:
             **changes: of the constructor's arguments those that no weights depend on: `pooling`, `normalize`,
-                `truncate_dim`, `caching`, `kv_store`, `cache_policy`.
+                `truncate_dim`, `caching`, `kv_store`, `cache_policy`, `doc_blocks`.
 
         Raises:
             OptionError: another argument, or a value that is not possible.

@@ -88,6 +88,7 @@ class GritLM(ModelHandle):
             modes. `"prefix"` changes no answer; with `"doc"`, `embed_documents` keeps what it reads.
         kv_store: where it is kept; by default in 512 MB of main memory that all objects of these weights share.
         cache_policy: which blocks are kept on disk, and when reading one back pays.
+        doc_blocks: how documents are read in `"doc"` mode, for models that were not trained to answer from blocks.
 
     Example:
         >>> from grit_integrations import GritLM
@@ -196,6 +197,7 @@ class GritLM(ModelHandle):
             caching=caching,
             known=[*as_list(options.get("known_documents", ()), "documents"), *self._remembered(caching)],
             query_instruction=options.get("query_instruction"),
+            doc_blocks=self.settings.doc_blocks,
             quotable=options.get("quotable"),
         )
 
@@ -328,8 +330,7 @@ class GritLM(ModelHandle):
         given = as_list(documents, "documents")
         if given and MODES[self.caching].keeps_documents:
             session = self._session()
-            plan = document_plan(session.tokenizer, session.window, given, caching=self.caching)
-            session.cache.prefetch(plan)
+            session.cache.prefetch(self._document_plan(session, given))
 
     def stored(self, documents: Sequence[str]) -> list[bool]:
         """Return for each document whether answers that begin with it start from stored keys and values.
@@ -360,8 +361,8 @@ class GritLM(ModelHandle):
     def cache_documents(self, documents: Sequence[str], *, progress: bool | None = None) -> CacheReport:
         """Read documents now, each by itself, so that answers from one start from its keys and values.
 
-        In the modes `"doc"`, `"query-doc"` and `"doc-query"`, `embed_documents` does so in the same pass. What is
-        stored already is not read again. In the modes `"off"` and `"query"` documents have no blocks: nothing is done.
+        In the modes `"doc"`, `"query-doc"` and `"doc-query"`, `embed_documents` does so in the same pass, unless
+        `doc_blocks` are causal. What is stored is not read again. In the modes `"off"` and `"query"` nothing is done.
 
         Raises:
             PromptError: a document that cannot become a prompt.
@@ -392,5 +393,8 @@ class GritLM(ModelHandle):
             return False
 
     def _document_plans(self, session: Session, documents: Sequence[str]) -> list[Plan]:
-        tokenizer, window = session.tokenizer, session.window
-        return [document_plan(tokenizer, window, [text], caching=session.settings.caching) for text in documents]
+        return [self._document_plan(session, [text]) for text in documents]
+
+    def _document_plan(self, session: Session, documents: Sequence[str]) -> Plan:
+        tokenizer, window, own = session.tokenizer, session.window, session.settings
+        return document_plan(tokenizer, window, documents, caching=own.caching, doc_blocks=own.doc_blocks)

@@ -38,6 +38,7 @@ ROOMS = [
     ("prompts",),
     ("progress",),
     ("results",),
+    ("doc_blocks",),
     ("options",),
     ("option_sets",),
     ("pooling",),

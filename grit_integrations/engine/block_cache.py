@@ -11,10 +11,12 @@ import transformers
 
 from grit_integrations.kv.keys import KeySpace, plan_keys
 from grit_integrations.kv.reuse import Reuse
+from grit_integrations.loading.kernels import check_takes_masks
 from grit_integrations.prompts.plan import Plan, PlannedBlock
 from grit_integrations.results import CacheReport
 
 if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
     from grit_integrations.engine.encode_job import Keep
     from grit_integrations.engine.engine import Engine
     from grit_integrations.kv.blocks import KVBlock
@@ -43,22 +45,25 @@ class BlockCache:
 
         Raises:
             CacheError: the plan moves a document and the model's RoPE does not allow it.
+            OptionError: some of a document is to be read again and the model's attention kernel takes no mask.
         """
         position = 0
         for block in plan.blocks:
             if block.by_itself and position > 0:
                 self.engine.prefill.rope.check_shiftable()
+                if block.recomputed:
+                    check_takes_masks(self.engine.weights.lm)
             position += len(block.placed)
         reuse = Reuse(plan, mode, self.store, self.policy, self._space())
         reuse.look_up()
         return reuse
 
-    def keeper(self, items: Sequence[EncoderInput], mode: Caching, *, document: bool) -> Keep:
+    def keeper(self, items: Sequence[EncoderInput], mode: Caching, *, document: bool, doc_blocks: DocBlocks) -> Keep:
         """Return what receives the blocks of an embedding pass."""
         pattern = self.engine.checkpoint.tokenizer.format.embedding_pattern
 
         def keep(index: int, block: KVBlock) -> None:
-            planned = PlannedBlock(tuple(items[index].ids), pattern, document)
+            planned = PlannedBlock(tuple(items[index].ids), pattern, document, doc_blocks=doc_blocks)
             reuse = Reuse(Plan((planned,), ()), mode, self.store, self.policy, self._space())
             reuse.identify()
             reuse.keep(0, block.quantised() if reuse.quantises(planned) else block)

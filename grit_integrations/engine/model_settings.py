@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
+from grit_integrations.doc_blocks import PLAIN, DocBlocks
 from grit_integrations.errors import OptionError
 from grit_integrations.kv.policy import CachePolicy
 from grit_integrations.kv.store.store import KVCacheStore
@@ -30,6 +31,7 @@ class ModelSettings:
     caching: Caching = "prefix"
     kv_store: KVCacheStore | None = None
     cache_policy: CachePolicy = field(default_factory=CachePolicy)
+    doc_blocks: DocBlocks = PLAIN
 
     def __post_init__(self) -> None:
         check_caching(self.caching)
@@ -45,6 +47,13 @@ class ModelSettings:
             raise OptionError(f"kv_store={self.kv_store!r} is not possible. Give a KVCacheStore, or None.")
         if not isinstance(self.cache_policy, CachePolicy):
             raise OptionError(f"cache_policy={self.cache_policy!r} is not possible. Give a CachePolicy.")
+        if not isinstance(self.doc_blocks, DocBlocks):
+            raise OptionError(f"doc_blocks={self.doc_blocks!r} is not possible. Give a DocBlocks.")
+
+    @property
+    def embedding_keeps(self) -> bool:
+        """Whether embedding documents leaves the blocks that answers from them start from."""
+        return self.doc_blocks.embeds(self.caching)
 
 
 class ModelSettingsOptions(TypedDict, total=False):
@@ -56,3 +65,4 @@ class ModelSettingsOptions(TypedDict, total=False):
     caching: Caching
     kv_store: KVCacheStore | None
     cache_policy: CachePolicy
+    doc_blocks: DocBlocks

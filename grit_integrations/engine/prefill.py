@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from grit_integrations.engine.recompute import Recompute
 from grit_integrations.kv.blocks import KVBlock
 from grit_integrations.kv.cache import PreallocatedLayer, preallocated_cache
 from grit_integrations.kv.rope import Rope
@@ -48,6 +49,7 @@ class Prefill:
         self._lm = encoder.weights.lm
         self._decoder = encoder.weights.lm.get_decoder()
         self._devices = encoder.weights.layer_devices
+        self._recompute = Recompute(encoder.weights)
         self.rope = Rope.of(self._decoder)
 
     def begin(self, reuse: Reuse, *, room: int) -> Reading:
@@ -56,7 +58,7 @@ class Prefill:
 
     @torch.inference_mode()
     def advance(self, reading: Reading) -> None:
-        """Write the blocks at hand into the cache, and compute at most one that is not."""
+        """Write the blocks at hand into the cache, and compute at most one that is not, or some of one that is."""
         blocks = reading.reuse.plan.blocks
         while not reading.done:
             planned = blocks[reading.at]
@@ -67,8 +69,11 @@ class Prefill:
                 began = time.perf_counter()
                 self._place(reading.cache, planned, stored)
                 reading.place_seconds += time.perf_counter() - began
+            again = self._recompute(reading.cache, planned)
+            if stored is not None:
+                reading.reuse.note_recomputed(again)
             reading.at += 1
-            if stored is None:
+            if stored is None or again:
                 return
 
     @torch.inference_mode()
@@ -97,12 +102,20 @@ class Prefill:
         if planned.pattern == "causal":
             stored = self._read_causally(reading, planned)
         else:
-            stored = self._encoder.read(planned.ids)[1]
+            stored = self._read_by_itself(planned)
             if reading.reuse.quantises(planned):
                 stored = stored.quantised()
             self._place(reading.cache, planned, stored)
         if stored is not None:
             reading.reuse.keep(reading.at, stored, time.perf_counter() - began)
+
+    def _read_by_itself(self, planned: PlannedBlock) -> KVBlock:
+        if planned.pattern == "bidirectional":
+            return self._encoder.read(planned.ids)[1]
+        cache = preallocated_cache(self._devices, self._weights.dtype, len(planned.ids))
+        decoder: Any = self._decoder
+        decoder(input_ids=self._tensor(planned.ids), past_key_values=cache, use_cache=True)
+        return KVBlock.from_cache(cache, 0, planned.ids, position=0)
 
     def _read_causally(self, reading: Reading, planned: PlannedBlock) -> KVBlock | None:
         cache, start = reading.cache, reading.cache.get_seq_length()

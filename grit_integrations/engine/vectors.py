@@ -93,13 +93,14 @@ def _none(session: Session) -> Vectors:
 
 def _keeper(session: Session, inputs: Sequence[EncoderInput], how: Embedding) -> Keep | None:
     """Return what keeps the blocks of an embedding pass, if answers in the session's mode can start from them."""
-    mode = MODES[session.settings.caching]
+    settings, document = session.settings, how.side == "Document"
     own = how.instruction in (None, session.tokenizer.format.document_instruction)  # under which prompts have them
-    wanted = mode.embeds_query if how.side == "Query" else mode.embeds_documents and own
+    wanted = settings.embedding_keeps and own if document else MODES[settings.caching].embeds_query
     if not (wanted and how.keep_blocks):
         return None
     session.tokenizer.format.check_blocks()
-    return session.cache.keeper(inputs, session.settings.caching, document=how.side == "Document")
+    doc_blocks = settings.doc_blocks.under(settings.caching)
+    return session.cache.keeper(inputs, settings.caching, document=document, doc_blocks=doc_blocks)
 
 
 def _finished(session: Session, vectors: Tensor) -> Vectors:

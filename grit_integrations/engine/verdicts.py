@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from grit_integrations.engine.jobs import JUDGE, FutureJob, tell
 from grit_integrations.engine.prefill import Reading
 from grit_integrations.engine.tails import rows_cache, tail_logits
-from grit_integrations.kv.cache import PreallocatedLayer
+from grit_integrations.kv.cache import copy_rows
 from grit_integrations.loading.kernels import check_takes_masks
 from grit_integrations.prompts.plan import PlannedBlock
 
@@ -155,7 +154,7 @@ class Judge:
     def _fill_shared(self, batch: _Batch) -> None:
         for row, (index, reading) in enumerate(zip(batch.indices, batch.readings, strict=True)):
             if self._reuses[index].plan.blocks in self._shared:
-                _copy(reading.cache, batch.cache.row(row))
+                copy_rows(reading.cache, batch.cache.row(row), reading.cache.get_seq_length())
 
 
 def batches(plans: Sequence[Plan], *, tail_tokens: int, cached_tokens: int) -> list[list[int]]:
@@ -182,9 +181,3 @@ def batches(plans: Sequence[Plan], *, tail_tokens: int, cached_tokens: int) -> l
 
 def _prefix(plan: Plan) -> int:
     return len(plan) - len(plan.suffix)
-
-
-def _copy(source: Cache, target: Cache) -> None:
-    length = source.get_seq_length()
-    for old, new in zip(source.layers, target.layers, strict=True):
-        cast(PreallocatedLayer, new).append(*cast(PreallocatedLayer, old).rows(0, length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,6 +101,52 @@ class PreallocatedLayer(CacheLayerMixin):
         new = self._buffer(old)
         new[:, :, : self._length] = old[:, :, : self._length]
         return new
+
+
+class RewrittenLayer(CacheLayerMixin):
+    """One layer of a cache some of whose tokens are computed again: they replace what was held of them.
+
+    Args:
+        layer: of one request; nothing is added to it.
+        rows: which of its tokens are computed, (tokens,) int64, on the layer's device.
+    """
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, layer: PreallocatedLayer, rows: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._layer, self._rows = layer, rows
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the buffers are there."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write states of the tokens, (1, kv_heads, tokens, head_dim), in their places; return views of all states."""
+        length = self._layer.get_seq_length()
+        assert self._layer.keys is not None and self._layer.values is not None
+        self._layer.keys.index_copy_(2, self._rows, key_states)
+        self._layer.values.index_copy_(2, self._rows, value_states)
+        return self._layer.keys[:, :, :length], self._layer.values[:, :, :length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many keys the pass attends to, and the offset of the first."""
+        return self._layer.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens are held."""
+        return self._layer.get_seq_length()
+
+    def get_max_length(self) -> int:
+        """Return -1: nothing is added."""
+        return -1
+
+
+def copy_rows(source: Cache, target: Cache, length: int) -> None:
+    """Append the first `length` tokens of one request's cache to another's, in those layers that it has."""
+    for old, new in zip(source.layers, target.layers, strict=False):
+        cast(PreallocatedLayer, new).append(*cast(PreallocatedLayer, old).rows(0, length))
 
 
 def preallocated_cache(devices: Sequence[torch.device], dtype: torch.dtype, capacity: int) -> Cache:

@@ -61,20 +61,30 @@ def plan_keys(plan: Plan, space: KeySpace) -> list[str]:
     root = space.root()
     chain, keys = child(root, "causal", ()), []
     for block in (*plan.blocks, PlannedBlock(plan.suffix)):
-        chain = child(chain, block.pattern, block.ids, drop=block.drop, document=block.document)
-        alone = child(root, block.pattern, block.ids, document=block.document)
+        setting = "" if block.doc_blocks is None else block.doc_blocks.name
+        chain = child(chain, block.pattern, block.ids, drop=block.drop, document=block.document, setting=setting)
+        alone = child(root, block.pattern, block.ids, document=block.document, setting=setting)
         keys.append((alone if block.by_itself else chain).hex())
     return keys
 
 
-def child(parent: bytes, pattern: Pattern, token_ids: Sequence[int], *, drop: int = 0, document: bool = False) -> bytes:
+def child(
+    parent: bytes,
+    pattern: Pattern,
+    token_ids: Sequence[int],
+    *,
+    drop: int = 0,
+    document: bool = False,
+    setting: str = "",
+) -> bytes:
     """Return the digest of a block behind `parent`, the digest of everything before it.
 
     A block that is read by itself depends on nothing before it, so its own key is a child of the space's root; that of
     any other is a child of the chain. `drop` leading tokens were read with the block but are not part of the prompt; a
-    `document` may be stored in another precision than a question in the same words.
+    `document` may be stored in another precision than a question in the same words; `setting` names how much of the
+    block is read again where it stands.
     """
-    kind = f"{pattern} {drop} {document}"
+    kind = f"{pattern} {drop} {document}" + (f" {setting}" if setting else "")
     return _digest(parent, kind.encode(), array("q", token_ids).tobytes())
 
 

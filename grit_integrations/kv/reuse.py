@@ -93,6 +93,10 @@ class Reuse:
         self.read_tokens += len(self.plan.blocks[index].placed)
         return block
 
+    def note_recomputed(self, tokens: int) -> None:
+        """Count as computed again some tokens of the block that was taken last."""
+        self.read_tokens -= tokens
+
     def quantises(self, block: PlannedBlock) -> bool:
         """Whether a block goes through int8, be it stored afterwards or not: a hit must not change an answer."""
         return self.active and block.document and self.store.precision == "int8"

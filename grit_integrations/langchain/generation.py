@@ -105,6 +105,7 @@ class GritGenerator(DecodingFields, ModelSource):
         decoding["max_tokens"] = decoding.pop("max_new_tokens")
         decoding["stop_sequences"] = decoding.pop("stop")  # LangChain overwrites "stop" with the call's
         reading = {"caching": call.caching, "precision": _precision(grit), "documents": _digest(call)}
+        reading["doc_blocks"] = grit.settings.doc_blocks.under(call.caching).name
         return {"model": grit.name, "revision": grit.revision, "load": grit.load_options.key(), **reading, **decoding}
 
     def _answer_key(self, stop: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:

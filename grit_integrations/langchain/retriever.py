@@ -258,7 +258,7 @@ class GritRetriever(ModelSource, BaseRetriever):
             isinstance(embeddings, GritEmbeddings)
             and embeddings.grit is self.grit
             and embeddings.document_instruction in (None, self.grit.document_instruction)
-            and MODES[self.grit.caching].embeds_documents
+            and self.grit.settings.embedding_keeps
         )
 
     # Retrieving

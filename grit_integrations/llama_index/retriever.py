@@ -17,7 +17,7 @@ from grit_integrations.llama_index.arguments import callbacks, check_kind
 from grit_integrations.llama_index.documents import embedded_text, read_text
 from grit_integrations.llama_index.source import as_grit, that_of_settings
 from grit_integrations.model import GritLM
-from grit_integrations.options import MODES, check_prefer_cached
+from grit_integrations.options import check_prefer_cached
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class GritRetriever(BaseRetriever):
 
     def _check_texts(self, found: list[NodeWithScore]) -> None:
         """Warn once if documents are embedded with other words than they are answered from."""
-        if self._warned or not MODES[self._model.caching].embeds_documents:
+        if self._warned or not self._model.settings.embedding_keeps:
             return
         other = next((node for node in found if embedded_text(node.node) != read_text(node.node)), None)
         if other is not None:

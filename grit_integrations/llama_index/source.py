@@ -41,6 +41,9 @@ class GritComponent(BaseComponent):
     )
     normalize: bool = Field(default=True, frozen=True, description="Whether vectors have unit length.")
     truncate_dim: int | None = Field(default=None, frozen=True, description="Leading dimensions kept of each vector.")
+    doc_blocks: dict[str, Any] | None = Field(
+        default=None, frozen=True, description="How documents are read in 'doc' mode; None is the default."
+    )
 
     _model: GritLM = PrivateAttr()
 
@@ -130,6 +133,7 @@ def model_fields_of(grit: GritLM) -> dict[str, Any]:
         "pooling": grit.settings.pooling,
         "normalize": grit.settings.normalize,
         "truncate_dim": grit.settings.truncate_dim,
+        "doc_blocks": grit.settings.doc_blocks.to_dict() if grit.settings.doc_blocks.name else None,
     }
 
 

@@ -22,7 +22,7 @@ def check_takes_masks(lm: PreTrainedModel) -> None:
     name = str(lm.config._attn_implementation)
     if name not in _MASKED:
         raise OptionError(
-            f"attn_implementation={name!r} takes no mask, and scoring spans or judging passages needs one. Load the "
-            f"model with one of {', '.join(_MASKED)}; or quote with method='tokens' and rerank with "
-            "method='listwise' or 'embedding'."
+            f"attn_implementation={name!r} takes no mask, and scoring spans, judging passages and reading parts "
+            f"of a document again need one. Load the model with one of {', '.join(_MASKED)}; or quote with "
+            "method='tokens', rerank with method='listwise' or 'embedding', and give doc_blocks that recompute nothing."
         )

@@ -11,9 +11,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from grit_integrations.errors import EmptyTextError, PromptError
+
+if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
 
 USER = "<|user|>\n"
 ASSISTANT = "<|assistant|>\n"
@@ -64,16 +67,30 @@ class Embedded:
     """A text read with bidirectional attention, by itself, as an embedding prompt: the paper's cached text.
 
     `document` says whether it is one, and so worth keeping on disk; else it is a query. Without an instruction it is
-    embedded under the model's own, as `GritLM.embed_documents` and `embed_queries` do.
+    embedded under the model's own, as `GritLM.embed_documents` and `embed_queries` do. `doc_blocks` says what of it is
+    read again in its place; without it, nothing.
     """
 
     text: str
     instruction: str | None = None
     document: bool = True
+    doc_blocks: DocBlocks | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A document read causally, by itself, behind `header`: a prompt's beginning up to the text of a user's turn.
+
+    A blank line ends it. `doc_blocks` says what of it is read again in its place.
+    """
+
+    text: str
+    header: tuple[Text, ...]
+    doc_blocks: DocBlocks
 
 
 Text = Special | Segment  # what stands in a prompt as it is
-Part = Text | Cut | Embedded
+Part = Text | Cut | Embedded | Alone
 
 
 @dataclass(frozen=True, slots=True)

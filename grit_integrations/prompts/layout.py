@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from grit_integrations.doc_blocks import PLAIN
 from grit_integrations.errors import PromptError
 from grit_integrations.options import MODES
 from grit_integrations.prompts.formats import (
     AFTER_DOCUMENTS,
     AFTER_QUERY,
+    Alone,
     Cut,
     Embedded,
     Message,
@@ -26,6 +28,7 @@ from grit_integrations.prompts.turns import marked_turns
 from grit_integrations.prompts.verbatim import find_verbatim
 
 if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
     from grit_integrations.options import Caching
     from grit_integrations.prompts.formats import Text
     from grit_integrations.prompts.turns import Turns
@@ -46,6 +49,7 @@ def lay_out(
     caching: Caching = "off",
     known: Sequence[str] = (),
     query_instruction: str | None = None,
+    doc_blocks: DocBlocks = PLAIN,
 ) -> Parts:
     """Return the parts of a generation prompt, with a cut wherever a block of the KV cache ends.
 
@@ -60,30 +64,41 @@ def lay_out(
         caching: `"off"` and `"prefix"` have one and the same prompt; the others put texts read bidirectionally in it.
         known: texts that may stand verbatim in a user turn; one that does is a block of its own there.
         query_instruction: what the query was embedded under (`query` modes only).
+        doc_blocks: how documents are read in `"doc"` mode.
 
     Raises:
         PromptError: a `query` mode, and a conversation that does not end with the user's question; or a conversation
             that the model's chat template does not know.
+        CacheError: `doc_blocks` that a model with such turns cannot have.
     """
-    mode = MODES[caching]
+    mode, own, embeds = MODES[caching], doc_blocks.under(caching), doc_blocks.embeds(caching)
     if not documents:
         parts = _conversation(turns, form)
     elif mode.embeds_query:
         parts = _query_parts(turns, documents, form, caching, query_instruction)
-    elif mode.embeds_documents:
+    elif embeds:
         asked = _conversation(turns, form, behind_block=True, after_question=AFTER_DOCUMENTS)
-        parts = [*_embedded(documents), *asked]
+        parts = [*_embedded(documents, own), *asked]
     else:
-        parts = _conversation(turns, form, before_question=documents, after_question=AFTER_DOCUMENTS)
+        read = _in_the_turn(documents, form, caching, own)
+        parts = _conversation(turns, form, before_question=read, after_question=AFTER_DOCUMENTS)
     others = [text for text in known if text not in documents]
-    return [piece for part in parts for piece in _with_known(part, others, caching)]
+    embedded = own if embeds and mode.embeds_in_place else None
+    return [piece for part in parts for piece in _with_known(part, others, embedded)]
 
 
-def lay_out_documents(documents: Sequence[str], *, form: Turns, caching: Caching) -> Parts:
-    """Return the parts with which every prompt about `documents` begins, in a mode that keeps their blocks."""
-    if MODES[caching].embeds_documents:
-        return _embedded(documents)
-    return _causal_documents(form.opening(), documents)
+def lay_out_documents(
+    documents: Sequence[str], *, form: Turns, caching: Caching, doc_blocks: DocBlocks = PLAIN
+) -> Parts:
+    """Return the parts with which every prompt about `documents` begins, in a mode that keeps their blocks.
+
+    Raises:
+        CacheError: `doc_blocks` that a model with such turns cannot have.
+    """
+    own = doc_blocks.under(caching)
+    if doc_blocks.embeds(caching):
+        return _embedded(documents, own)
+    return _opened(form.opening(), _in_the_turn(documents, form, caching, own))
 
 
 def _conversation(
@@ -91,7 +106,7 @@ def _conversation(
     form: Turns,
     *,
     behind_block: bool = False,
-    before_question: Sequence[str] = (),
+    before_question: Sequence[Part] = (),
     after_question: str = "",
 ) -> Parts:
     """Return the turns, ending where the assistant's next one begins.
@@ -119,23 +134,31 @@ def _conversation(
 _ROLES = ("system", "user", "assistant")
 
 
-def _asked(lead: Sequence[Text], documents: Sequence[str], question: str) -> Parts:
+def _asked(lead: Sequence[Text], documents: Sequence[Part], question: str) -> Parts:
     """Return a user's turn that asks about documents, which stand before the question."""
     if not documents:
         return [*followed_by(lead, question)]
-    return [*_causal_documents(lead, documents), Segment(question, content=True)]
+    return [*_opened(lead, documents), Segment(question, content=True)]
 
 
-def _causal_documents(lead: Sequence[Text], texts: Sequence[str]) -> Parts:
-    first, *others = texts
-    parts: Parts = [*followed_by(lead, first), Cut(document=True), Segment("\n\n")]
-    for text in others:
+def _opened(lead: Sequence[Text], documents: Sequence[Part]) -> Parts:
+    first, *others = documents
+    return [*followed_by(lead, first.text), *others] if isinstance(first, Segment) else [*lead, *documents]
+
+
+def _in_the_turn(texts: Sequence[str], form: Turns, caching: Caching, doc_blocks: DocBlocks) -> Parts:
+    """Return documents that stand in the user's turn, each followed by a blank line."""
+    if MODES[caching].embeds_documents:
+        header = tuple(form.document_header())
+        return [Alone(text, header, doc_blocks) for text in texts]
+    parts: Parts = []
+    for text in texts:
         parts += [Segment(text, content=True), Cut(document=True), Segment("\n\n")]
     return parts
 
 
-def _embedded(texts: Sequence[str]) -> Parts:
-    return [Embedded(text) for text in texts]
+def _embedded(texts: Sequence[str], doc_blocks: DocBlocks = PLAIN) -> Parts:
+    return [Embedded(text, doc_blocks=doc_blocks) for text in texts]
 
 
 def _query_parts(
@@ -154,17 +177,17 @@ def _query_parts(
     return [*blocks, *_conversation([*earlier, Message("user", request)], form, behind_block=True)]
 
 
-def _with_known(part: Part, known: Sequence[str], caching: Caching) -> Parts:
+def _with_known(part: Part, known: Sequence[str], embedded: DocBlocks | None) -> Parts:
     """Split a user's text where documents stand verbatim in it.
 
     A causal block may end anywhere, so there the text stays one segment with the same token ids and only cuts are
-    added. A bidirectional one is a text of its own.
+    added. One that is `embedded` is a text of its own.
     """
     spans = find_verbatim(part.text, known) if isinstance(part, Segment) and part.content else []
     if not spans or not isinstance(part, Segment):
         return [part]
-    if MODES[caching].embeds_in_place:
-        return _embedded_in_place(part.text, spans)
+    if embedded is not None:
+        return _embedded_in_place(part.text, spans, embedded)
     cuts: list[int] = []
     end = 0
     for span in spans:
@@ -175,11 +198,12 @@ def _with_known(part: Part, known: Sequence[str], caching: Caching) -> Parts:
     return [replace(part, cuts=tuple(cuts))]
 
 
-def _embedded_in_place(text: str, spans: Sequence[Span]) -> Parts:
+def _embedded_in_place(text: str, spans: Sequence[Span], doc_blocks: DocBlocks) -> Parts:
     parts: Parts = []
     end = 0
     for span in spans:
-        parts += [Segment(text[end : span.start], content=True), Cut(), Embedded(text[span.start : span.stop])]
+        document = Embedded(text[span.start : span.stop], doc_blocks=doc_blocks)
+        parts += [Segment(text[end : span.start], content=True), Cut(), document]
         end = span.stop
     parts.append(Segment(text[end:], content=True))
     return [part for part in parts if not (isinstance(part, Segment) and not part.text)]

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grit_integrations.prompts.embedding import embedded_ids
-from grit_integrations.prompts.formats import Cut, Embedded, Segment
+from grit_integrations.prompts.formats import Alone, Cut, Embedded, Segment
 
 if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
     from grit_integrations.prompts.formats import Part, Text
     from grit_integrations.prompts.prompt_format import EmbeddingSide, Pattern
     from grit_integrations.prompts.tokenizer import PromptTokenizer
+
+_BLANK_LINE = Segment("\n\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +25,27 @@ class PlannedBlock:
     Attributes:
         ids: the tokens read together.
         pattern: `"causal"` attends to everything before it as well; `"bidirectional"` to itself alone, both ways, as
-            models embed; `"alone"` to itself alone, causally, of models that embed so.
+            models embed; `"alone"` to itself alone, causally: of models that embed so, and of `Alone` documents.
         document: whether it ends with a document, so that keeping it on disk may pay.
         drop: leading tokens that are read but not put into the prompt (the BOS of a text that is not its first).
+        doc_blocks: what of a block that is read by itself, and does not stand first, is read again there.
     """
 
     ids: tuple[int, ...]
     pattern: Pattern = "causal"
     document: bool = False
     drop: int = 0
+    doc_blocks: DocBlocks | None = None
 
     @property
     def by_itself(self) -> bool:
         """Whether it attends to nothing before it, and so is the same wherever it stands."""
         return self.pattern != "causal"
+
+    @property
+    def recomputed(self) -> int:
+        """How many of its tokens are read again unless it stands first."""
+        return 0 if self.doc_blocks is None else self.doc_blocks.recomputed(len(self.placed))
 
     @property
     def placed(self) -> tuple[int, ...]:
@@ -97,6 +107,14 @@ def _planned(parts: Sequence[Part], tokenizer: PromptTokenizer) -> Plan:
             close(document=False)
             blocks.append(_embedded(part, tokenizer, first=not blocks))
             before = Segment(part.text, content=True)
+        elif isinstance(part, Alone):
+            header = tokenizer.encode(part.header)
+            first = not blocks and ids == header
+            if first:
+                ids.clear()  # the block has it
+            close(document=False)
+            blocks.append(_alone(part, header, tokenizer, drop=0 if first else len(header)))
+            before = _BLANK_LINE
         else:
             own = tokenizer.encode_part(part, before)
             done = 0
@@ -115,4 +133,10 @@ def _embedded(part: Embedded, tokenizer: PromptTokenizer, *, first: bool) -> Pla
     instruction = tokenizer.format.instruction(side, part.instruction)
     ids = embedded_ids(part.text, instruction, side, tokenizer)
     drop = 0 if first else len(tokenizer.bos_ids)
-    return PlannedBlock(tuple(ids), tokenizer.format.embedding_pattern, part.document, drop)
+    return PlannedBlock(tuple(ids), tokenizer.format.embedding_pattern, part.document, drop, part.doc_blocks)
+
+
+def _alone(part: Alone, header: list[int], tokenizer: PromptTokenizer, *, drop: int) -> PlannedBlock:
+    content = Segment(part.text, content=True)
+    body = [*tokenizer.encode_part(content, part.header[-1]), *tokenizer.encode_part(_BLANK_LINE, content)]
+    return PlannedBlock((*header, *body), "alone", document=True, drop=drop, doc_blocks=part.doc_blocks)

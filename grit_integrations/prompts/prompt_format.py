@@ -114,7 +114,8 @@ class PromptFormat:
             raise CacheError(
                 "This model embeds with an adapter that is off when it generates, so that nothing can go on from the "
                 "keys and values of an embedding. Modes of caching that read documents or questions by themselves, "
-                "and order='passage-block', are not possible: use caching='prefix' or 'off'."
+                "and order='passage-block', are not possible: use caching='prefix' or 'off', or caching='doc' with "
+                "doc_blocks=DocBlocks(pattern='causal')."
             )
 
     @property

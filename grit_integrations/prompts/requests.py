@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from grit_integrations.doc_blocks import PLAIN
 from grit_integrations.errors import ContextOverflowError, PromptError
 from grit_integrations.options import check_caching
 from grit_integrations.prompts.formats import (
@@ -22,6 +23,7 @@ from grit_integrations.prompts.layout import lay_out, lay_out_documents
 from grit_integrations.prompts.plan import plan_blocks, plan_prompt
 
 if TYPE_CHECKING:
+    from grit_integrations.doc_blocks import DocBlocks
     from grit_integrations.options import Caching
     from grit_integrations.prompts.formats import (
         Message,
@@ -45,6 +47,7 @@ class Prompt:
         caching: the mode, which decides where documents stand and how they are read.
         known: texts that may stand verbatim in a turn; one that does is a block of the KV cache there.
         query_instruction: what the question was embedded under.
+        doc_blocks: how documents are read in `"doc"` mode.
         quotable: of each document, where the part begins and ends that may be quoted; `None` is all.
     """
 
@@ -55,6 +58,7 @@ class Prompt:
     caching: Caching = "prefix"
     known: tuple[str, ...] = ()
     query_instruction: str = ""
+    doc_blocks: DocBlocks = PLAIN
     quotable: tuple[tuple[int, int], ...] | None = None
 
     @cached_property
@@ -67,6 +71,7 @@ class Prompt:
             caching=self.caching,
             known=self.known,
             query_instruction=self.query_instruction,
+            doc_blocks=self.doc_blocks,
         )
         return plan_prompt(parts, self.tokenizer)
 
@@ -113,6 +118,7 @@ def prompt_of(
     caching: Caching = "prefix",
     known: Sequence[str] = (),
     query_instruction: str | None = None,
+    doc_blocks: DocBlocks = PLAIN,
     quotable: Sequence[tuple[int, int]] | None = None,
 ) -> Prompt:
     """Return a checked prompt; the arguments are those of `GritLM.generate`.
@@ -137,11 +143,19 @@ def prompt_of(
         query_instruction=check_characters(
             tokenizer.format.instruction("Query", query_instruction), "The query's instruction"
         ),
+        doc_blocks=doc_blocks,
         quotable=None if quotable is None else tuple(as_list(quotable, "quotable parts")),
     )
 
 
-def document_plan(tokenizer: PromptTokenizer, window: int, documents: Sequence[str], *, caching: Caching) -> Plan:
+def document_plan(
+    tokenizer: PromptTokenizer,
+    window: int,
+    documents: Sequence[str],
+    *,
+    caching: Caching,
+    doc_blocks: DocBlocks = PLAIN,
+) -> Plan:
     """Return the blocks with which every prompt about `documents` begins in a mode that keeps them; it has no suffix.
 
     Raises:
@@ -152,7 +166,8 @@ def document_plan(tokenizer: PromptTokenizer, window: int, documents: Sequence[s
     for index, document in enumerate(documents):
         check_text(document, f"Document {index}")
         tokenizer.check_length(document, window, f"Document {index}")
-    plan = plan_blocks(lay_out_documents(documents, form=tokenizer.format.turns, caching=caching), tokenizer)
+    parts = lay_out_documents(documents, form=tokenizer.format.turns, caching=caching, doc_blocks=doc_blocks)
+    plan = plan_blocks(parts, tokenizer)
     if len(plan) >= window:
         raise ContextOverflowError(
             f"The documents have {len(plan):,} tokens; the model's window has {window:,} for them, the question and "

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grit_integrations.errors import ModelLoadError, PromptError
+from grit_integrations.errors import CacheError, ModelLoadError, PromptError
 from grit_integrations.prompts.formats import ASSISTANT, USER, Segment, Special, segments, with_words
 
 if TYPE_CHECKING:
@@ -62,6 +62,23 @@ class Turns:
     def opening(self, words: str = "") -> list[Text]:
         """Return what a prompt begins with: the user's turn up to its text, or up to the text behind `words`."""
         return with_words(self.lead("start", "user"), words)
+
+    def document_header(self) -> list[Text]:
+        """Return what a document is read behind that stands in a user's turn and is read by itself.
+
+        Raises:
+            CacheError: a user's turn begins with what is tokenised together with the text behind it.
+        """
+        for (before, after), lead in self.leads.items():
+            if after == "user" and before != "block" and not _stands_apart(lead):
+                shown = "".join(part.text for part in lead if isinstance(part, Segment))
+                raise CacheError(
+                    f"A user's turn of this model begins with {shown!r}, which is tokenised together with the text "
+                    "behind it: a document has other tokens at the beginning of a turn than elsewhere, and no block "
+                    "could stand for it in both places. DocBlocks(pattern='causal') is not possible: use the pattern "
+                    "'bidirectional', or caching='prefix'."
+                )
+        return self.opening()
 
     def asking(self, words: str = "") -> list[Text]:
         """Return what a prompt ends with: the answer's turn, and `words` that are put into the assistant's mouth."""
@@ -125,6 +142,11 @@ def template_turns(tokenizer: PreTrainedTokenizerFast) -> Turns:
         if ("start", role) in texts:
             texts["block", role] = texts["start", role].removeprefix(begin)
     return Turns({seam: tuple(segments(text)) for seam, text in texts.items()}, strips, source)
+
+
+def _stands_apart(lead: Sequence[Text]) -> bool:
+    """Whether a text has the same tokens behind `lead` as in the middle of a prompt; see `followed_by`."""
+    return bool(lead) and isinstance(last := lead[-1], Segment) and not last.text.endswith(" ")
 
 
 def _unstable(reason: str) -> ModelLoadError:

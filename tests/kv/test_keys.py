@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from grit_integrations.doc_blocks import PLAIN, DocBlocks
 from grit_integrations.kv.keys import KeySpace, child, plan_keys
 from grit_integrations.prompts.plan import Plan, PlannedBlock
 
@@ -17,11 +18,12 @@ names = st.text("ab|/é ", max_size=4)
 spaces = st.builds(KeySpace, **dict.fromkeys(FIELDS, names))
 token_ids = st.lists(st.integers(0, 40_000), min_size=1, max_size=6).map(tuple)
 blocks = st.builds(
-    lambda ids, pattern, document, drop: PlannedBlock(ids, pattern, document, min(drop, len(ids) - 1)),
+    lambda ids, pattern, document, drop, own: PlannedBlock(ids, pattern, document, min(drop, len(ids) - 1), own),
     token_ids,
-    st.sampled_from(["causal", "bidirectional"]),
+    st.sampled_from(["causal", "bidirectional", "alone"]),
     st.booleans(),
     st.integers(0, 1),
+    st.sampled_from([None, DocBlocks(recompute_first=2), DocBlocks(recompute_share=0.5)]),
 )
 plans = st.builds(Plan, st.lists(blocks, max_size=5).map(tuple), token_ids)
 SPACE = KeySpace(model="m", tokenizer="t", dtype="torch.float32", device="cpu", software="torch 2", attention="sdpa")
@@ -62,6 +64,9 @@ def test_any_argument_changes_a_child(ids: tuple[int, ...], data: st.DataObject)
         child(root, "causal", ids),
         child(replace(SPACE, namespace="n").root(), "causal", ids),
         child(root, "bidirectional", ids),
+        child(root, "alone", ids),
+        child(root, "bidirectional", ids, setting="bidirectional 4 0.0"),
+        child(root, "bidirectional", ids, setting="bidirectional 0 0.4"),
         child(root, "causal", ids, drop=1),
         child(root, "causal", ids, document=True),
         child(root, "causal", changed),
@@ -80,7 +85,8 @@ def changes(plan: Plan, data: st.DataObject) -> PlannedBlock:
     return data.draw(
         st.sampled_from(
             [
-                replace(block, pattern="causal" if block.pattern == "bidirectional" else "bidirectional"),
+                replace(block, pattern="causal" if block.by_itself else "bidirectional"),
+                replace(block, doc_blocks=DocBlocks(recompute_first=3)),
                 replace(block, document=not block.document),
                 replace(block, drop=block.drop + 1),
                 replace(block, ids=(*block.ids[:at], block.ids[at] + 1, *block.ids[at + 1 :])),
@@ -95,7 +101,7 @@ def with_block(plan: Plan, index: int, block: PlannedBlock) -> Plan:
 
 
 @given(plans, st.data())
-def test_a_causal_key_changes_with_anything_before_and_a_bidirectional_one_does_not(
+def test_a_causal_key_changes_with_anything_before_and_that_of_a_block_by_itself_does_not(
     plan: Plan, data: st.DataObject
 ) -> None:
     assume(plan.blocks)
@@ -104,10 +110,10 @@ def test_a_causal_key_changes_with_anything_before_and_a_bidirectional_one_does_
     pairs = list(zip(plan_keys(plan, SPACE), plan_keys(changed, SPACE), strict=True))
     assert all(before == after for before, after in pairs[:index])
     for at, (before, after) in enumerate(pairs[index + 1 :], start=index + 1):
-        alone = at < len(plan.blocks) and plan.blocks[at].pattern == "bidirectional"
+        alone = at < len(plan.blocks) and plan.blocks[at].by_itself
         assert (before == after) == alone
     own, other = plan.blocks[index], changed.blocks[index]
-    only_the_drop = own.pattern == "bidirectional" and replace(own, drop=0) == replace(other, drop=0)
+    only_the_drop = own.by_itself and replace(own, drop=0) == replace(other, drop=0)
     assert (pairs[index][0] == pairs[index][1]) == only_the_drop  # read alike, only placed differently
 
 
@@ -132,7 +138,7 @@ def test_the_order_of_blocks_changes_causal_keys_only(some: list[PlannedBlock], 
     keys, others = plan_keys(plan, SPACE), plan_keys(other, SPACE)
     assert keys[-1] != others[-1]
     for place, index in enumerate(order):
-        if some[index].pattern == "bidirectional":
+        if some[index].by_itself:
             assert others[place] == keys[index]
         elif order[: place + 1] != list(range(place + 1)):
             assert others[place] not in keys
@@ -147,3 +153,12 @@ def test_a_suffix_has_the_key_of_the_block_it_becomes(plan: Plan) -> None:
 def test_speeds_belong_to_a_model_in_its_precision_on_its_device() -> None:
     assert SPACE.hardware == "m/torch.float32/cpu"
     assert replace(SPACE, namespace="tenant", precision="int8").hardware == SPACE.hardware
+
+
+@given(token_ids)
+def test_blocks_that_nothing_is_read_again_of_keep_the_keys_that_they_had(ids: tuple[int, ...]) -> None:
+    """A store that was filled before the setting existed is still found."""
+    plans = [
+        Plan((PlannedBlock(ids, "bidirectional", document=True, doc_blocks=each),), (1,)) for each in (None, PLAIN)
+    ]
+    assert plan_keys(plans[0], SPACE) == plan_keys(plans[1], SPACE)

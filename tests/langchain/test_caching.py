@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnablePassthrough
 from langchain_core.tools import BaseTool, tool
 from langchain_helpers import cache_read, documents, renewed
 
-from grit_integrations import GritLM, KVCacheStore, OptionError
+from grit_integrations import DocBlocks, GritLM, KVCacheStore, OptionError
 from grit_integrations.langchain import ChatGrit, GritLLM, GritRetriever
 
 FIRST, SECOND = "What pumps blood?", "And why does it do so?"
@@ -151,6 +151,16 @@ def test_cached_answers_are_kept_apart_by_documents_and_mode(
     model.bind(documents=given[:1], caching="prefix").invoke(FIRST)
     adapter(model=fresh, max_tokens=4, caching="doc").invoke(FIRST, documents=given[:1])
     assert len(answers._cache) == len(calls)
+
+
+def test_cached_answers_are_kept_apart_by_how_documents_are_read(fresh: GritLM, answers: InMemoryCache) -> None:
+    given, settings = documents("settings"), [DocBlocks(), DocBlocks(recompute_first=8), DocBlocks(pattern="causal")]
+    for _ in range(2):
+        for blocks in settings:
+            chat = chat_of(fresh.with_options(doc_blocks=blocks))
+            chat.invoke(FIRST, documents=given, caching="doc")
+            chat.invoke(FIRST, documents=given, caching="prefix")  # where they play no part
+    assert len(answers._cache) == len(settings) + 1
 
 
 def test_cached_answers_are_kept_apart_by_what_tools_found(fresh: GritLM, answers: InMemoryCache) -> None:

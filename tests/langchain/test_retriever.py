@@ -17,7 +17,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_helpers import cache_read, documents, renewed
 
-from grit_integrations import EmptyTextError, GritLM, ModelLoadError, OptionError, PromptError
+from grit_integrations import DocBlocks, EmptyTextError, GritLM, ModelLoadError, OptionError, PromptError
 from grit_integrations.langchain import ChatGrit, GritEmbeddings, GritRetriever
 from grit_integrations.options import Caching
 
@@ -267,6 +267,12 @@ def test_what_was_added_is_not_read_again(tiny: GritLM, caching: Caching, own: b
     assert cache_read(answer) > 150
     wanted = ChatGrit(model=renewed(tiny, caching), max_tokens=4).invoke(QUESTION, documents=given[:1])
     assert answer.text == wanted.text
+
+
+def test_causal_blocks_are_kept_when_documents_are_added(tiny: GritLM) -> None:
+    grit, given = renewed(tiny, "doc").with_options(doc_blocks=DocBlocks(pattern="causal")), documents("causal")
+    GritRetriever.from_documents(given, vectorstore=InMemoryVectorStore(GritEmbeddings(model=grit)))
+    assert grit.stored(texts(given)) == [True] * 3
 
 
 def test_one_pass_embeds_and_keeps(tiny: GritLM, monkeypatch: pytest.MonkeyPatch) -> None:

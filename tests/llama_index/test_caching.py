@@ -12,7 +12,7 @@ from endpoints import DOCUMENTS, ENDPOINTS, HELLO, QUESTION, call, every_endpoin
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from pacemaker import assert_loop_stays_free
 
-from grit_integrations import GritLM, OptionError, PromptError
+from grit_integrations import DocBlocks, GritLM, OptionError, PromptError
 from grit_integrations.llama_index import GritEmbedding, GritLLM, KVCacheEvent
 
 Fresh = Callable[..., GritLM]
@@ -133,6 +133,20 @@ def test_from_dict_keeps_the_mode(fresh: Fresh) -> None:
         assert again.to_dict()["caching"] == again.grit.caching == "doc"
         assert llm.to_payload()["caching"] == "doc"
     assert GritLLM(fresh()).to_dict()["caching"] == "prefix"
+
+
+def test_from_dict_keeps_how_documents_are_read(fresh: Fresh) -> None:
+    blocks = DocBlocks(pattern="causal", recompute_share=0.15)
+    llm = GritLLM(fresh().with_options(caching="doc", doc_blocks=blocks))
+    data = llm.to_dict()
+    assert json.loads(json.dumps(data["doc_blocks"])) == blocks.to_dict()
+    again = GritLLM.from_dict(data)
+    assert again.grit.settings.doc_blocks == blocks and again.to_dict() == data
+    assert GritLLM.from_dict(data, model=llm.grit).grit is llm.grit
+    assert GritLLM(llm.grit.source, doc_blocks=blocks).grit.settings.doc_blocks == blocks
+    assert GritLLM(fresh()).to_dict()["doc_blocks"] is None
+    with pytest.raises(OptionError, match="beside a GritLM that has its own"):
+        GritLLM(fresh(), doc_blocks=blocks)
 
 
 def test_what_does_not_fit_is_counted(fresh: Fresh) -> None:

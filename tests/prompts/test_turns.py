@@ -9,7 +9,8 @@ from chat_models import ALPACA, FAMILIES, Family, write_chat_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grit_integrations import GritLM, ModelLoadError, PromptError
+from grit_integrations import DocBlocks, GritLM, ModelLoadError, PromptError
+from grit_integrations.errors import CacheError
 from grit_integrations.prompts.formats import Message, Segment, followed_by, with_words
 from grit_integrations.prompts.tokenizer import PromptTokenizer
 
@@ -117,6 +118,25 @@ def test_no_text_can_write_a_turn(grit: GritLM, tokenizer: PromptTokenizer, text
 
     filled = [text if text.strip() and "\x00" not in text else "x" for text in texts]
     assert control(filled) == control(["x", "x", "x"])
+
+
+@settings(deadline=None)
+@given(documents=st.lists(plain, min_size=1, max_size=3), question=plain, told=st.none() | plain)
+def test_documents_that_are_read_by_themselves_stand_in_the_prompt_of_off(
+    name: str, grit: GritLM, tokenizer: PromptTokenizer, documents: list[str], question: str, told: str | None
+) -> None:
+    own = grit.with_options(caching="doc", doc_blocks=DocBlocks(pattern="causal"))
+    turns = [Message("user", question)] if told is None else [Message("system", told), Message("user", question)]
+    if name == "mistral":
+        with pytest.raises(CacheError, match=r"begins with '<s>\[INST\] ', which is tokenised together"):
+            len(own.prompt(turns, documents))
+        return
+    plan = own.prompt(turns, documents).plan
+    assert plan.prompt_ids == grit.prompt(turns, documents, caching="off").plan.prompt_ids
+    alone = [block for block in plan.blocks if block.by_itself]
+    header = tokenizer.encode(tokenizer.format.turns.opening())
+    assert len(alone) == len(documents)
+    assert all(list(block.ids[: len(header)]) == header for block in alone)
 
 
 def test_conversations_that_a_template_does_not_write_are_refused(grit: GritLM) -> None:
